@@ -1,0 +1,85 @@
+// Bindings of the kernels: integers -> checks -> Params -> launch.
+#include "../cpu/launch.h"
+#include "api.h"
+
+namespace pspec::api {
+namespace {
+
+using Int = int64_t;
+
+void linear(Address x, Address w, Address bias, Address out, Int R, Int I, Int O, int x_dtype, int w_dtype,
+            int out_dtype) {
+  check(R >= 0 && I > 0 && O >= 0, "linear: sizes must be positive");
+  cpu::linear({pointer<void>(x), pointer<void>(w), pointer<void>(bias), pointer<void>(out), R, I, O, dtype(x_dtype),
+               dtype(w_dtype), dtype(out_dtype)});
+}
+
+void tree_attention(Address q, Address k, Address v, Address prefix, Address words, Address out, Int B, Int N, Int H,
+                    Int G, Int S, Int E, float scale, Int window, int dtype_code, Int cache_stride_b,
+                    Int cache_stride_g) {
+  check(B >= 0 && S > 0 && E > 0, "tree_attention: sizes must be positive");
+  check(N >= 1 && N <= 64, "tree_attention: N must be 1..64");
+  check(G >= 1 && H >= G && H % G == 0, "tree_attention: H must be a multiple of G");
+  cpu::tree_attention({pointer<void>(q), pointer<void>(k), pointer<void>(v), pointer<int32_t>(prefix),
+                       pointer<int64_t>(words), pointer<void>(out), B, N, H, G, S, E, scale, window,
+                       dtype(dtype_code), cache_stride_b, cache_stride_g});
+}
+
+void head_top_k(Address x, Address w, Address out_ids, Address out_scores, Address temperature, Address noise,
+                Address noise_row, Address id_map, Int R, Int M, Int D, Int V, Int C, int x_dtype, int w_dtype) {
+  check(R >= 0 && M > 0, "head_top_k: sizes must be positive");
+  check(C >= 1 && C <= 16 && C <= D, "head_top_k: C must be 1..16 and at most D");
+  check(temperature == 0 || (noise != 0 && noise_row != 0), "head_top_k: temperature needs noise and noise_row");
+  cpu::head_top_k({pointer<void>(x), pointer<void>(w), pointer<int32_t>(out_ids), pointer<float>(out_scores),
+                   pointer<float>(temperature), pointer<float>(noise), pointer<int32_t>(noise_row),
+                   pointer<int32_t>(id_map), R, M, D, V, C, dtype(x_dtype), dtype(w_dtype)});
+}
+
+void gumbel_noise(Address seed, Address first_position, Address out, Int B, Int P, Int V) {
+  check(B >= 0 && P >= 0 && V > 0, "gumbel_noise: sizes must be positive");
+  cpu::gumbel_noise({pointer<int64_t>(seed), pointer<int32_t>(first_position), pointer<float>(out), B, P, V});
+}
+
+void build_tree(Address candidate_ids, Address candidate_scores, Address bonus, Address length, Address ids,
+                Address parent, Address depth, Address words, Address positions, Address t_parent, Address t_depth,
+                Address t_rank, Address t_words, Int B, Int K, Int C, Int N) {
+  check(N >= 1 && N <= 64, "build_tree: N must be 1..64");
+  check(N == 1 || (K >= 1 && C >= 1), "build_tree: a tree of more than the root needs candidates");
+  cpu::build_tree({pointer<int32_t>(candidate_ids), pointer<float>(candidate_scores), pointer<int32_t>(bonus),
+                   pointer<int32_t>(length), pointer<int32_t>(ids), pointer<int32_t>(parent),
+                   pointer<int32_t>(depth), pointer<int64_t>(words), pointer<int32_t>(positions),
+                   pointer<int32_t>(t_parent), pointer<int32_t>(t_depth), pointer<int32_t>(t_rank),
+                   pointer<int64_t>(t_words), B, K, C, N});
+}
+
+void accept(Address ids, Address parent, Address target, Address stop_ids, Address limit, Address length,
+            Address finished, Address bonus, Address tokens, Address path, Address emitted, Address count, Int B,
+            Int N, Int Q, Int S, Int P) {
+  check(N >= 1 && N <= 64, "accept: N must be 1..64");
+  check(P >= 1 && Q >= 0 && S > 0, "accept: sizes must be positive");
+  cpu::accept({pointer<int32_t>(ids), pointer<int32_t>(parent), pointer<int32_t>(target), pointer<int32_t>(stop_ids),
+               pointer<int32_t>(limit), pointer<int32_t>(length), pointer<int32_t>(finished), pointer<int32_t>(bonus),
+               pointer<int32_t>(tokens), pointer<int32_t>(path), pointer<int32_t>(emitted), pointer<int32_t>(count),
+               B, N, Q, S, P});
+}
+
+void compact_kv(Address kv, Address path, Address count, Address length, Int L2, Int B, Int G, Int S, Int row_bytes,
+                Int P) {
+  check(row_bytes > 0 && S > 0 && P >= 1, "compact_kv: sizes must be positive");
+  cpu::compact_kv({pointer<char>(kv), pointer<int32_t>(path), pointer<int32_t>(count), pointer<int32_t>(length), L2,
+                   B, G, S, row_bytes, P});
+}
+
+}  // namespace
+
+void bind_ops(pybind11::module_& m) {
+  m.def("linear", linear, ReleaseGil());
+  m.def("tree_attention", tree_attention, ReleaseGil());
+  m.def("head_top_k", head_top_k, ReleaseGil());
+  m.def("gumbel_noise", gumbel_noise, ReleaseGil());
+  m.def("build_tree", build_tree, ReleaseGil());
+  m.def("accept", accept, ReleaseGil());
+  m.def("compact_kv", compact_kv, ReleaseGil());
+}
+
+}  // namespace pspec::api

@@ -1,0 +1,86 @@
+// Dot products of a few activation rows with many weight rows: the loop that streams the weights.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace pspec::PSPEC_ISA {
+
+// out[r, o] = sum of the lanes of acc[r][o], as many at a time as a vector has lanes.
+template <int RB, int OB>
+static inline void store_sums(Vec* acc, float* out, int64_t out_stride) {
+  constexpr int kTogether = RB * OB < kLanes ? RB * OB : kLanes;
+  for (int first = 0; first < RB * OB; first += kTogether) {
+    float sums[kLanes];
+    store(sums, sum_lanes_of<kTogether>(acc + first));
+    for (int i = 0; i < kTogether; ++i) out[(first + i) / OB * out_stride + (first + i) % OB] = sums[i];
+  }
+}
+
+// RB x OB dots at once, each in its own vector of lane accumulators, so that the blocking never changes a result:
+// lane i sums the products at i, i + kLanes, ... and the lanes are added at the end.
+template <int RB, int OB, typename W>
+static inline void dot_tile(const float* x, int64_t x_stride, const W* w, int64_t I, float* out, int64_t out_stride) {
+  Vec acc[RB][OB] = {};
+  const int64_t whole = I - I % kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    Vec weight[OB];
+    for (int o = 0; o < OB; ++o) weight[o] = load(w + o * I + i);
+    for (int r = 0; r < RB; ++r) {
+      const Vec row = load(x + r * x_stride + i);
+      for (int o = 0; o < OB; ++o) acc[r][o] = fma(row, weight[o], acc[r][o]);
+    }
+  }
+  if (whole < I) {
+    for (int o = 0; o < OB; ++o) {
+      const Vec weight = load_partial(w + o * I + whole, I - whole);
+      for (int r = 0; r < RB; ++r) acc[r][o] = fma(load(x + r * x_stride + whole), weight, acc[r][o]);
+    }
+  }
+  store_sums<RB, OB>(&acc[0][0], out, out_stride);
+}
+
+// Weight rows per tile: enough accumulators to hide the latency of the multiply-add, few enough for the registers.
+template <int RB>
+constexpr int tile_width() {
+  constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
+  return RB >= kAccumulators ? 1 : RB == 1 ? 8 : kAccumulators / RB;
+}
+
+template <int RB, typename W>
+static void dot_rows(const float* x, int64_t x_stride, const W* w, int64_t O, int64_t I, float* out,
+                     int64_t out_stride) {
+  constexpr int OB = tile_width<RB>();
+  int64_t o = 0;
+  for (; o + OB <= O; o += OB) dot_tile<RB, OB>(x, x_stride, w + o * I, I, out + o, out_stride);
+  for (; o < O; ++o) dot_tile<RB, 1>(x, x_stride, w + o * I, I, out + o, out_stride);
+}
+
+template <typename W>
+static void dot_typed(const float* x, int64_t x_stride, int64_t R, const W* w, int64_t O, int64_t I, float* out,
+                      int64_t out_stride) {
+  constexpr int64_t kBlock = 8;  // weight rows that stay in L1 while all activation rows pass
+  for (int64_t o = 0; o < O; o += kBlock) {
+    const int64_t width = O - o < kBlock ? O - o : kBlock;
+    const W* block = w + o * I;
+    int64_t r = 0;
+    auto step = [&](auto dots, int64_t rows) {
+      for (; r + rows <= R; r += rows) dots(x + r * x_stride, x_stride, block, width, I, out + r * out_stride + o, out_stride);
+    };
+    step(dot_rows<8, W>, 8);
+    step(dot_rows<4, W>, 4);
+    step(dot_rows<2, W>, 2);
+    step(dot_rows<1, W>, 1);
+  }
+}
+
+static void dot(const float* x, int64_t x_stride, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
+                float* out, int64_t out_stride) {
+  if (w_dtype == DType::kBFloat16) {
+    dot_typed(x, x_stride, R, static_cast<const uint16_t*>(w), O, I, out, out_stride);
+  } else {
+    dot_typed(x, x_stride, R, static_cast<const float*>(w), O, I, out, out_stride);
+  }
+}
+
+}  // namespace pspec::PSPEC_ISA

@@ -1,0 +1,24 @@
+// The kernel table of one instruction set; CMake compiles this file once per set (PSPEC_ISA names its namespace).
+#include "kernels.h"
+
+#include "attend.h"
+#include "dot.h"
+#include "gumbel.h"
+#include "softmax.h"
+
+namespace pspec::PSPEC_ISA {
+
+static bool supported() {
+#if defined(PSPEC_ISA_AVX512)
+  return __builtin_cpu_supports("avx512f");
+#elif defined(PSPEC_ISA_AVX2)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return true;
+#endif
+}
+
+extern const Kernels kKernels;
+const Kernels kKernels = {PSPEC_ISA_NAME, supported, dot, attend_run, fold_runs, max_of, sum_exp, gumbel};
+
+}  // namespace pspec::PSPEC_ISA

@@ -1,0 +1,71 @@
+// The inner loops that are compiled once per instruction set, as one table of functions per set.
+//
+// Everything here is a function of one row (or one row and one run of keys) with a fixed order of operations; threads,
+// memory and the order in which results are combined belong to the callers in csrc/cpu.
+#pragma once
+
+#include <cstdint>
+
+#include "../../params.h"
+
+namespace pspec {
+
+constexpr int kRun = 256;           // logical positions per attention run; also vocabulary rows per head tile
+constexpr int kMaxTreeRows = 64;    // one bit per node in an ancestor word
+constexpr int kMaxAttendRows = 64;  // query rows per AttendRun
+constexpr int64_t kRowAlign = 16;   // floats; rows of fp32 scratch are padded to this
+constexpr int kMaxIsas = 3;
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// One run of one group of query rows that share a KV head. E4 = E rounded up to kRowAlign.
+struct AttendRun {
+  const float* q;        // [rows, E4] fp32, already scaled, zero padded
+  const void* k;         // [S, E] cache of this (slot, KV head)
+  const void* v;         // [S, E]
+  DType dtype;
+  int64_t E, E4;
+  int rows;              // at most kMaxAttendRows
+  const uint64_t* words;  // [rows] ancestor word of each row
+  int64_t prefix;        // committed keys
+  int tree_rows;         // scratch rows that exist after the prefix
+  int64_t window;        // 0: none
+  int64_t run;           // logical positions run * kRun ..
+  float* scratch;        // attend_scratch(rows, E4) floats
+  float* max;            // [rows] out: largest score; -inf if the row has no key in this run
+  float* sum;            // [rows] out: sum of exp(score - max)
+  float* acc;            // [rows, E4] out: sum of exp(score - max) * v
+};
+
+struct Kernels {
+  const char* name;
+  bool (*supported)();
+  // out[r * out_stride + o] = dot(x[r], w[o]), fp32. x: [R, x_stride] fp32, zero from I to x_stride = round_up(I).
+  // A dot's order of operations depends on I alone.
+  void (*dot)(const float* x, int64_t x_stride, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
+              float* out, int64_t out_stride);
+  void (*attend_run)(const AttendRun& run);
+  // Folds `runs` partial results of one row, `stride` rows apart, in order; out: [E4] normalized.
+  void (*fold_runs)(const float* max, const float* sum, const float* acc, int64_t runs, int64_t stride, int64_t E4,
+                    float* out);
+  float (*max)(const float* values, int64_t n);
+  // Sum of exp(value - max).
+  float (*sum_exp)(const float* values, int64_t n, float max);
+  // out[0..V) = gumbel(seed, position, v) for v = first..last-1, written at out[v].
+  void (*gumbel)(uint64_t seed, int32_t position, int64_t first, int64_t last, float* out);
+};
+
+// Floats of AttendRun::scratch, enough for every instruction set (see Scratch in attend.h).
+constexpr int64_t attend_scratch(int64_t rows, int64_t E4) {
+  return E4 * 2 * 16 + 64 * E4 + rows * (kRun + 16) + rows * kMaxTreeRows;
+}
+
+// The table of the active instruction set: PSPEC_CPU_ISA if set through set_isa(), else the best this CPU has.
+const Kernels& kernels();
+const char* isa_name();
+// Returns false if this build or this CPU has no such set. An empty name means: the best.
+bool set_isa(const char* name);
+// Names this CPU can run, best first; returns how many (<= kMaxIsas).
+int usable_isas(const char** names);
+
+}  // namespace pspec

@@ -1,0 +1,148 @@
+// One float vector type per instruction set, from GCC/Clang vector extensions, and the few operations we need.
+//
+// The multiply-add is explicit, never left to the compiler's contraction, so every instantiation of a kernel
+// template does the same operations. Functions have internal linkage: see common/hd.h.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "../../params.h"
+
+#if defined(PSPEC_ISA_AVX512) || defined(PSPEC_ISA_AVX2)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace pspec::PSPEC_ISA {
+
+#if defined(PSPEC_ISA_AVX512)
+constexpr int kLanes = 16;
+#elif defined(PSPEC_ISA_AVX2)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecInt __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t VecHalf __attribute__((vector_size(2 * kLanes)));
+typedef uint32_t VecWord __attribute__((vector_size(4 * kLanes)));
+
+static inline Vec splat(float x) { return x - Vec{}; }
+
+static inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(PSPEC_ISA_AVX512)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(PSPEC_ISA_AVX2)
+  return _mm256_fmadd_ps(a, b, c);
+#elif defined(__aarch64__)
+  return vfmaq_f32(c, a, b);
+#else
+  return a * b + c;
+#endif
+}
+
+static inline Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+
+// bf16 is the upper half of an fp32.
+static inline Vec load(const uint16_t* p) {
+  VecHalf half;
+  memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, VecWord) << 16);
+}
+
+// The first n < kLanes elements, zeros after them; reads nothing beyond.
+template <typename T>
+static inline Vec load_partial(const T* p, int64_t n) {
+  T padded[kLanes] = {};
+  memcpy(padded, p, n * sizeof(T));
+  return load(padded);
+}
+
+static inline float to_float(float x) { return x; }
+static inline float to_float(uint16_t x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float f;
+  memcpy(&f, &bits, sizeof f);
+  return f;
+}
+
+static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+// Lanes of a and b side by side: index i < kLanes is a[i], else b[i - kLanes].
+template <int... Index>
+static inline Vec pick(Vec a, Vec b, std::integer_sequence<int, Index...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, Index...);
+#else
+  return __builtin_shuffle(a, b, VecInt{Index...});
+#endif
+}
+
+// One level of the lane sums of two vectors at once: lanes without bit H get a[i] + a[i ^ H], those with it the same
+// of b.
+template <int H, int... I>
+static inline Vec add_level(Vec a, Vec b, std::integer_sequence<int, I...>) {
+  const Vec own = pick(a, b, std::integer_sequence<int, ((I & H) ? I + kLanes : I)...>());
+  const Vec other = pick(a, b, std::integer_sequence<int, ((I & H) ? (I ^ H) + kLanes : (I ^ H))...>());
+  return own + other;
+}
+
+// Lane sums of N vectors (a power of two) at once: lane i ends up with the sum over v[i % N]. Always in the order of
+// add_level for H = kLanes/2 .. 1, so a vector's sum does not depend on its company.
+template <int N, int H = kLanes / 2>
+static inline Vec sum_lanes_of(Vec* v) {
+  constexpr int kLeft = N > H ? N - H : N;  // vectors left after this level
+  static_assert(N <= 2 * H && (N & (N - 1)) == 0, "more vectors than lanes");
+  for (int i = 0; i < kLeft; ++i) {
+    v[i] = add_level<H>(v[i], v[N > H ? i + H : i], std::make_integer_sequence<int, kLanes>());
+  }
+  if constexpr (H == 1) {
+    return v[0];
+  } else {
+    return sum_lanes_of<kLeft, H / 2>(v);
+  }
+}
+
+static inline float sum_lanes(Vec v) { return sum_lanes_of<1>(&v)[0]; }
+
+static inline float max_lanes(Vec v) {
+  float best = v[0];
+  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
+  return best;
+}
+
+// exp for x <= 0 (softmax after subtracting the maximum), exp(0) = 1 exactly, 0 below -87.3.
+// x = k ln 2 + r, |r| <= ln(2)/2; e^r by a polynomial of degree 6.
+static inline Vec exp_nonpositive(Vec x) {
+  constexpr float kSmallest = -87.3f;  // keeps 2^k a normal number
+  const VecInt in_range = x >= splat(kSmallest);
+  x = in_range ? x : splat(kSmallest);
+  const Vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = fma(x, splat(1.44269504f), magic);
+  const Vec k = shifted - magic;
+  Vec r = fma(k, splat(-0.693359375f), x);
+  r = fma(k, splat(2.12194440e-4f), r);
+  Vec p = splat(1.0f / 720);
+  p = fma(p, r, splat(1.0f / 120));
+  p = fma(p, r, splat(1.0f / 24));
+  p = fma(p, r, splat(1.0f / 6));
+  p = fma(p, r, splat(0.5f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  const VecInt exponent = ((VecInt)shifted - (VecInt)magic + 127) << 23;
+  return in_range ? p * (Vec)exponent : Vec{};
+}
+
+static inline float exp_nonpositive(float x) { return exp_nonpositive(splat(x))[0]; }
+
+}  // namespace pspec::PSPEC_ISA

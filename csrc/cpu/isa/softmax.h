@@ -1,0 +1,43 @@
+// Maximum and sum of exponentials of a vector, in a fixed lane order.
+#pragma once
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace pspec::PSPEC_ISA {
+
+static float max_of(const float* values, int64_t n) {
+  const float lowest = -__builtin_huge_valf();
+  Vec best = splat(lowest);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) best = max(load(values + i), best);
+  float result = max_lanes(best);
+  for (; i < n; ++i) result = values[i] > result ? values[i] : result;
+  return result;
+}
+
+// Replaces scores by exp(score - max) and returns their sum: lane i sums elements i, i + kLanes, ... `values` has
+// room up to a multiple of kLanes.
+static float exp_in_place(float* values, int64_t n, float max) {
+  Vec sum = {};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t valid = n - i < kLanes ? n - i : kLanes;
+    for (int64_t j = valid; j < kLanes; ++j) values[i + j] = -__builtin_huge_valf();
+    const Vec p = exp_nonpositive(load(values + i) - splat(max));
+    store(values + i, p);
+    sum += p;
+  }
+  return sum_lanes(sum);
+}
+
+static float sum_exp(const float* values, int64_t n, float max) {
+  Vec sum = {};
+  for (int64_t i = 0; i + kLanes <= n; i += kLanes) sum += exp_nonpositive(load(values + i) - splat(max));
+  float tail[kLanes];
+  const int64_t whole = n - n % kLanes;
+  for (int i = 0; i < kLanes; ++i) tail[i] = whole + i < n ? values[whole + i] : -__builtin_huge_valf();
+  if (whole < n) sum += exp_nonpositive(load(tail) - splat(max));
+  return sum_lanes(sum);
+}
+
+}  // namespace pspec::PSPEC_ISA

@@ -1,0 +1,16 @@
+// The CPU launch functions, one per op: what the bindings call.
+#pragma once
+
+#include "../params.h"
+
+namespace pspec::cpu {
+
+void linear(const LinearParams& p);
+void tree_attention(const TreeAttentionParams& p);
+void head_top_k(const HeadTopKParams& p);
+void gumbel_noise(const GumbelNoiseParams& p);
+void build_tree(const BuildTreeParams& p);
+void accept(const AcceptParams& p);
+void compact_kv(const CompactKvParams& p);
+
+}  // namespace pspec::cpu

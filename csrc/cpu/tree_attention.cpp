@@ -1,0 +1,119 @@
+// tree_attention: every node attends to the committed prefix and to its own path; flash-decoding over fixed runs.
+//
+// Phase 1 computes (max, sum, weighted values) for each (slot, KV head, block of query rows, run of 256 logical
+// positions); phase 2 folds a row's runs in order. How the work is split changes no bit of any row.
+#include <algorithm>
+
+#include "convert.h"
+#include "launch.h"
+
+namespace pspec::cpu {
+namespace {
+
+struct Plan {
+  const TreeAttentionParams& p;
+  int64_t E4;          // E padded
+  int64_t rows;        // query rows per (slot, KV head): node-major, then the heads that share the KV head
+  int64_t block;       // query rows per task
+  int64_t runs;        // runs of the longest slot
+  float* q;            // [B, G, rows, E4] scaled
+  float* max;          // [runs, B, G, rows]
+  float* sum;          // [runs, B, G, rows]
+  float* acc;          // [runs, B, G, rows, E4]
+  uint64_t* row_word;  // [B, rows]
+
+  int64_t all_rows() const { return p.B * p.G * rows; }
+  int64_t heads() const { return p.H / p.G; }
+  int64_t prefix(int64_t b) const { return std::max<int64_t>(p.prefix[b], 0); }
+
+  // Index of the first element of head vector (b, row, g) in q and out, [B, N, H, E].
+  int64_t head_offset(int64_t b, int64_t g, int64_t row) const {
+    return ((b * p.N + row / heads()) * p.H + g * heads() + row % heads()) * p.E;
+  }
+};
+
+int64_t count_runs(const TreeAttentionParams& p) {
+  int64_t longest = 0;
+  for (int64_t b = 0; b < p.B; ++b) longest = std::max<int64_t>(longest, p.prefix[b]);
+  return (longest + p.N + kRun - 1) / kRun;
+}
+
+// Rows per task: whole groups when there are tasks enough for the threads, else smaller blocks.
+int64_t choose_block(int64_t rows, int64_t tasks_per_block) {
+  const int64_t wanted = num_threads() == 1 ? 1 : 4 * num_threads();
+  const int64_t blocks = std::min(rows, (wanted + tasks_per_block - 1) / tasks_per_block);
+  return std::min<int64_t>(kMaxAttendRows, (rows + blocks - 1) / blocks);
+}
+
+void prepare_queries(const Plan& plan) {
+  const TreeAttentionParams& p = plan.p;
+  for (int64_t i = 0; i < plan.all_rows(); ++i) {
+    const int64_t row = i % plan.rows, g = i / plan.rows % p.G, b = i / plan.rows / p.G;
+    float* q = plan.q + i * plan.E4;
+    to_float(at(p.q, p.dtype, plan.head_offset(b, g, row)), p.dtype, p.E, q);
+    for (int64_t e = 0; e < plan.E4; ++e) q[e] = e < p.E ? q[e] * p.scale : 0.0f;
+    if (g == 0) plan.row_word[b * plan.rows + row] = static_cast<uint64_t>(p.words[b * p.N + row / plan.heads()]);
+  }
+}
+
+void run_task(const Plan& plan, int64_t run, int64_t b, int64_t g, int64_t first_row) {
+  const TreeAttentionParams& p = plan.p;
+  const int64_t cache = b * p.cache_stride_b + g * p.cache_stride_g;
+  const int64_t row = (b * p.G + g) * plan.rows + first_row, partial = run * plan.all_rows() + row;
+  const int rows = static_cast<int>(std::min(plan.block, plan.rows - first_row));
+  const int64_t prefix = plan.prefix(b);
+  AttendRun task = {};
+  task.q = plan.q + row * plan.E4;
+  task.k = at(p.k, p.dtype, cache);
+  task.v = at(p.v, p.dtype, cache);
+  task.dtype = p.dtype;
+  task.E = p.E;
+  task.E4 = plan.E4;
+  task.rows = rows;
+  task.words = plan.row_word + b * plan.rows + first_row;
+  task.prefix = prefix;
+  task.tree_rows = static_cast<int>(std::min(p.N, p.S - prefix));
+  task.window = p.window;
+  task.run = run;
+  task.scratch = scratch(ScratchSlot::kOutputs, attend_scratch(rows, plan.E4));
+  task.max = plan.max + partial;
+  task.sum = plan.sum + partial;
+  task.acc = plan.acc + partial * plan.E4;
+  kernels().attend_run(task);
+}
+
+void fold_row(const Plan& plan, int64_t i) {
+  const TreeAttentionParams& p = plan.p;
+  const int64_t row = i % plan.rows, g = i / plan.rows % p.G, b = i / plan.rows / p.G;
+  float* out = scratch(ScratchSlot::kOutputs, plan.E4);
+  kernels().fold_runs(plan.max + i, plan.sum + i, plan.acc + i * plan.E4, plan.runs, plan.all_rows(), plan.E4, out);
+  from_float(out, p.E, p.dtype, at(p.out, p.dtype, plan.head_offset(b, g, row)));
+}
+
+}  // namespace
+
+void tree_attention(const TreeAttentionParams& p) {
+  Plan plan = {p, round_up(p.E, kRowAlign), p.N * p.H / p.G, 0, count_runs(p)};
+  plan.block = choose_block(plan.rows, plan.runs * p.B * p.G);
+  const int64_t all = plan.all_rows();
+  plan.q = scratch(ScratchSlot::kActivations, all * plan.E4);
+  plan.acc = scratch(ScratchSlot::kPartials, plan.runs * all * (plan.E4 + 2));
+  plan.max = plan.acc + plan.runs * all * plan.E4;
+  plan.sum = plan.max + plan.runs * all;
+  plan.row_word = reinterpret_cast<uint64_t*>(scratch(ScratchSlot::kWork, p.B * plan.rows * 2));
+  prepare_queries(plan);
+
+  const int64_t blocks = (plan.rows + plan.block - 1) / plan.block;
+  parallel_for(plan.runs * p.B * p.G * blocks, 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t group = i / blocks;
+      run_task(plan, group / p.G / p.B, group / p.G % p.B, group % p.G, i % blocks * plan.block);
+    }
+  });
+  constexpr int64_t kFoldGrain = 64;
+  parallel_for(all, kFoldGrain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) fold_row(plan, i);
+  });
+}
+
+}  // namespace pspec::cpu

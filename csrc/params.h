@@ -1,0 +1,98 @@
+// The nouns: one plain struct per kernel. Every pointer carries its shape and dtype.
+//
+// Letters as in docs: B slots, N nodes per slot, K drafted positions, P path slots, C candidates, V vocabulary,
+// D draft vocabulary, M model width, H query heads, G KV heads, E head dim, I input width, O output width, S cache
+// rows per slot, L layers, R = B*N rows, Q per use. "T" is DType::kFloat32 or kBFloat16.
+#pragma once
+
+#include <cstdint>
+
+namespace pspec {
+
+enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
+
+struct LinearParams {
+  const void* x;     // [R, I] x_dtype
+  const void* w;     // [O, I] w_dtype
+  const void* bias;  // [O] w_dtype, or null
+  void* out;         // [R, O] out_dtype
+  int64_t R, I, O;
+  DType x_dtype, w_dtype, out_dtype;
+};
+
+struct TreeAttentionParams {
+  const void* q;          // [B, N, H, E] T
+  const void* k;          // [B, G, S, E] T, strides below
+  const void* v;          // [B, G, S, E] T, strides below
+  const int32_t* prefix;  // [B] committed cache rows of the slot
+  const int64_t* words;   // [B, N] ancestor words; 0 marks a padding row
+  void* out;              // [B, N, H, E] T
+  int64_t B, N, H, G, S, E;
+  float scale;
+  int64_t window;  // 0: attend to everything before
+  DType dtype;
+  int64_t cache_stride_b, cache_stride_g;  // in elements; rows are E apart
+};
+
+struct HeadTopKParams {
+  const void* x;             // [R, M] x_dtype
+  const void* w;             // [D, M] w_dtype
+  int32_t* out_ids;          // [R, C]
+  float* out_scores;         // [R, C], or null
+  const float* temperature;  // [R], or null: all zero
+  const float* noise;        // [Q, V], or null
+  const int32_t* noise_row;  // [R] row of `noise`, or null with it
+  const int32_t* id_map;     // [D] ascending vocabulary ids, or null: identity
+  int64_t R, M, D, V, C;
+  DType x_dtype, w_dtype;
+};
+
+struct GumbelNoiseParams {
+  const int64_t* seed;            // [B]
+  const int32_t* first_position;  // [B]
+  float* out;                     // [B, P, V]
+  int64_t B, P, V;
+};
+
+struct BuildTreeParams {
+  const int32_t* candidate_ids;   // [B, K, C], -1: no candidate
+  const float* candidate_scores;  // [B, K, C]
+  const int32_t* bonus;           // [B]
+  const int32_t* length;          // [B]
+  int32_t* ids;                   // [B, N]
+  int32_t* parent;                // [B, N]
+  int32_t* depth;                 // [B, N]
+  int64_t* words;                 // [B, N]
+  int32_t* positions;             // [B, N]
+  const int32_t* t_parent;        // [N] template, or null: best-first
+  const int32_t* t_depth;         // [N]
+  const int32_t* t_rank;          // [N]
+  const int64_t* t_words;         // [N]
+  int64_t B, K, C, N;
+};
+
+struct AcceptParams {
+  const int32_t* ids;       // [B, N]
+  const int32_t* parent;    // [B, N]
+  const int32_t* target;    // [B, N]
+  const int32_t* stop_ids;  // [B, Q], -1 unused
+  const int32_t* limit;     // [B]
+  int32_t* length;          // [B] in and out
+  int32_t* finished;        // [B] in and out
+  int32_t* bonus;           // [B] out, unless finished
+  int32_t* tokens;          // [B, S] out at length .. length + count - 1
+  int32_t* path;            // [B, P] out, -1 padded
+  int32_t* emitted;         // [B, P] out, -1 padded
+  int32_t* count;           // [B] out
+  int64_t B, N, Q, S, P;
+};
+
+struct CompactKvParams {
+  char* kv;               // [2L, B, G, S, row_bytes] in place
+  const int32_t* path;    // [B, P]
+  const int32_t* count;   // [B]
+  const int32_t* length;  // [B] after accept
+  int64_t L2, B, G, S, row_bytes, P;
+};
+
+}  // namespace pspec

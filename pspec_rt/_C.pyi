@@ -1,0 +1,94 @@
+# Types of the native module (csrc/module.cpp). Addresses are data_ptr() integers, 0 if absent; sizes and dtype
+# codes (0 float32, 1 bfloat16) as in csrc/params.h. Call these through pspec_rt.ops, which checks the shapes.
+
+def linear(
+    x: int, w: int, bias: int, out: int, R: int, I: int, O: int, x_dtype: int, w_dtype: int, out_dtype: int, /
+) -> None: ...
+def tree_attention(
+    q: int,
+    k: int,
+    v: int,
+    prefix: int,
+    words: int,
+    out: int,
+    B: int,
+    N: int,
+    H: int,
+    G: int,
+    S: int,
+    E: int,
+    scale: float,
+    window: int,
+    dtype: int,
+    cache_stride_b: int,
+    cache_stride_g: int,
+    /,
+) -> None: ...
+def head_top_k(
+    x: int,
+    w: int,
+    out_ids: int,
+    out_scores: int,
+    temperature: int,
+    noise: int,
+    noise_row: int,
+    id_map: int,
+    R: int,
+    M: int,
+    D: int,
+    V: int,
+    C: int,
+    x_dtype: int,
+    w_dtype: int,
+    /,
+) -> None: ...
+def gumbel_noise(seed: int, first_position: int, out: int, B: int, P: int, V: int, /) -> None: ...
+def build_tree(
+    candidate_ids: int,
+    candidate_scores: int,
+    bonus: int,
+    length: int,
+    ids: int,
+    parent: int,
+    depth: int,
+    words: int,
+    positions: int,
+    t_parent: int,
+    t_depth: int,
+    t_rank: int,
+    t_words: int,
+    B: int,
+    K: int,
+    C: int,
+    N: int,
+    /,
+) -> None: ...
+def accept(
+    ids: int,
+    parent: int,
+    target: int,
+    stop_ids: int,
+    limit: int,
+    length: int,
+    finished: int,
+    bonus: int,
+    tokens: int,
+    path: int,
+    emitted: int,
+    count: int,
+    B: int,
+    N: int,
+    Q: int,
+    S: int,
+    P: int,
+    /,
+) -> None: ...
+def compact_kv(
+    kv: int, path: int, count: int, length: int, L2: int, B: int, G: int, S: int, row_bytes: int, P: int, /
+) -> None: ...
+def set_num_threads(n: int, /) -> None: ...  # not while a kernel runs in another thread
+def num_threads() -> int: ...
+def set_isa(name: str, /) -> None: ...  # "" for the best; ValueError if this CPU cannot run it
+def build_info() -> dict[str, str | bool | int | list[str]]: ...
+def philox(counter: list[int], key: list[int], /) -> list[int]: ...
+def gumbel_of_bits(bits: int, /) -> float: ...

@@ -1,0 +1,89 @@
+"""pspec_rt: faster generation with Hugging Face causal LMs by parallel drafting, with the very same output."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .drafters.checkpoint import load_drafter, save_drafter
+    from .engine import Engine, StepOutput
+    from .errors import (
+        CheckpointError,
+        ConfigError,
+        DrafterMismatchError,
+        NumericsError,
+        PspecError,
+        RequestError,
+    )
+    from .generator import Generator
+    from .models.target import load_target
+    from .result import GenerationOutput, Stats, StreamChunk
+    from .sampling import SamplingParams
+    from .tree import TreeSpec
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it. Resolved at first use, so that `import pspec_rt` does not import torch.
+_HOME = {
+    "Generator": "generator",
+    "Engine": "engine",
+    "StepOutput": "engine",
+    "SamplingParams": "sampling",
+    "GenerationOutput": "result",
+    "Stats": "result",
+    "StreamChunk": "result",
+    "TreeSpec": "tree",
+    "load_target": "models.target",
+    "load_drafter": "drafters.checkpoint",
+    "save_drafter": "drafters.checkpoint",
+    "PspecError": "errors",
+    "CheckpointError": "errors",
+    "DrafterMismatchError": "errors",
+    "RequestError": "errors",
+    "ConfigError": "errors",
+    "NumericsError": "errors",
+}
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DrafterMismatchError",
+    "Engine",
+    "GenerationOutput",
+    "Generator",
+    "NumericsError",
+    "PspecError",
+    "RequestError",
+    "SamplingParams",
+    "Stats",
+    "StepOutput",
+    "StreamChunk",
+    "TreeSpec",
+    "build_info",
+    "load_drafter",
+    "load_target",
+    "save_drafter",
+]
+
+logging.getLogger("pspec_rt").addHandler(logging.NullHandler())
+
+
+def build_info() -> dict[str, Any]:
+    """What the native module was built with and which CPU path is active; {"native": False} if it is not built."""
+    from .ops._dispatch import native
+
+    return {"native": True, **native.build_info()} if native.available else {"native": False, "version": __version__}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,82 @@
+"""`python -m pspec_rt.cli.demo`: the demo model answers one question with drafting and again without, and both are compared."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from . import guarded
+from .options import show_progress, target_path
+from .terminal import StreamPrinter, describe_drafting, stats_lines, stderr, stdout
+
+if TYPE_CHECKING:
+    from ..generator import Generator
+    from ..result import GenerationOutput
+
+PARAGRAPH = """\
+The Antarctic ice sheet is the largest single mass of ice on Earth. It covers about 14 million square kilometres and \
+holds some 26.5 million cubic kilometres of ice. Around 61 percent of all fresh water on the planet is stored in the \
+Antarctic ice sheet. If all of it melted, the sea level would rise by about 58 metres."""
+QUESTION = f"{PARAGRAPH}\n\nRepeat the text above word for word, then list the numbers in it and what each one measures."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demo; exit code 1 if the two answers are not token for token the same."""
+    parser = argparse.ArgumentParser(prog="python -m pspec_rt.cli.demo", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="a short run for scripts: fewer tokens")
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    return guarded(run, parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..generator import Generator
+    from ..models.target import load_target
+
+    max_new_tokens = 48 if args.check else 256
+    say = stderr()
+    target = load_target(target_path(None), progress=show_progress())
+    drafting, plain = Generator(target, "auto", progress=show_progress()), Generator(target, None)
+    stdout().out(f"{QUESTION}\n", highlight=False)
+    results = []
+    for generator in (drafting, plain):
+        generator.generate("Warm up.", max_new_tokens=8, temperature=0)
+        say.print(describe_drafting(generator), style="dim")
+        results.append(_answer(generator, max_new_tokens))
+    return _compare(*results)
+
+
+def _answer(generator: Generator, max_new_tokens: int) -> tuple[GenerationOutput, float]:
+    """Stream one answer; returns it with the seconds it took."""
+    assert generator.tokenizer is not None, "the demo model has a tokenizer"
+    console = stdout()
+    printer = StreamPrinter(console, generator.tokenizer.stream_decoder())
+    messages = [{"role": "user", "content": QUESTION}]
+    start = time.perf_counter()
+    for chunk in generator.generate(messages, max_new_tokens=max_new_tokens, temperature=0, stream=True):
+        printer.write(chunk)
+        output = chunk.output
+    seconds = time.perf_counter() - start
+    assert output is not None, "a stream ends with an output"
+    if output.finish_reason == "interrupted":
+        raise KeyboardInterrupt
+    console.out("\n")
+    for line in stats_lines(output.stats):
+        stderr().print(line, style="dim")
+    return output, seconds
+
+
+def _compare(drafted: tuple[GenerationOutput, float], plain: tuple[GenerationOutput, float]) -> int:
+    same = drafted[0].token_ids == plain[0].token_ids
+    count = len(plain[0].token_ids)
+    verdict = f"all {count} tokens are identical" if same else "ERROR: the two answers differ"
+    stdout().print(f"with and without drafting: {verdict}; drafting took {drafted[1]:.2f} s, plain {plain[1]:.2f} s: "
+                   f"{plain[1] / drafted[1]:.2f}x as fast")  # fmt: skip
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Options that several subcommands share, and the objects they describe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..generator import Generator
+
+# Modules of this package import torch inside functions: `pspec-rt --help` answers at once.
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--target, --drafter and how they are loaded and drafted with."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--target",
+        metavar="DIR|HUB_ID",
+        help="checkpoint folder or hub id (default: the demo model, SmolLM2-135M-Instruct)",
+    )
+    group.add_argument(
+        "--drafter",
+        default="auto",
+        metavar="auto|none|ngram|DIR",
+        help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
+        "n-gram lookup, or a checkpoint",
+    )
+    group.add_argument("--dtype", default="auto", help="auto (the checkpoint's), bf16 or fp32")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument("--k", type=int, metavar="K", help="drafted tokens per round")
+    group.add_argument(
+        "--tree",
+        metavar="T",
+        help="chain, best-first:NODES, medusa, or a .json file of candidate-rank paths",
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """Length, temperature, filters, seed and stops."""
+    group = parser.add_argument_group("sampling (default: the checkpoint's generation_config, else greedy)")
+    group.add_argument("--max-new-tokens", type=int, default=max_new_tokens, metavar="N")
+    group.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
+    group.add_argument("--top-k", type=int, metavar="N")
+    group.add_argument("--top-p", type=float, metavar="P")
+    group.add_argument("--min-p", type=float, metavar="P")
+    group.add_argument("--seed", type=int, metavar="S", help="same seed, same text (default: random)")
+    group.add_argument("--stop", action="append", default=[], metavar="STR", help="end the text here; repeatable")
+    group.add_argument("--ignore-eos", action="store_true", help="do not stop at the model's end tokens")
+
+
+def sampling_options(args: argparse.Namespace) -> dict[str, object]:
+    """The keyword arguments of `Generator.generate` that `add_sampling_options` describes."""
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "ignore_eos")
+    return {name: getattr(args, name) for name in names}
+
+
+def target_path(target: str | None) -> str | Path:
+    """The target as given, or the demo model, fetched and converted when it is not in the cache yet."""
+    if target is not None:
+        return target
+    from ..hub import demo_model
+
+    return demo_model(progress=show_progress())
+
+
+def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
+    """The Generator that `add_model_options` describes."""
+    from ..generator import Generator
+
+    return Generator(
+        target_path(args.target),
+        args.drafter,
+        dtype=args.dtype,
+        device=args.device,
+        k=args.k,
+        tree=args.tree,
+        max_batch=max_batch,
+        progress=show_progress(),
+    )
+
+
+def show_progress() -> bool:
+    """Progress bars are for people: only when stderr is a terminal."""
+    return sys.stderr.isatty()

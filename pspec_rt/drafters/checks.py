@@ -1,0 +1,71 @@
+"""What must hold between a drafter's config.json, its tensors and the target."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, DrafterMismatchError
+from ..models.config import ModelConfig
+from ..models.weights import Checkpoint
+from .config import FeatureConfig
+from .weights import D2T, HEAD, MASK_EMBEDDING
+
+VOCAB_PADDING = (
+    256  # models of one tokenizer pad their tables to different multiples, of up to this
+)
+
+
+def check_vocabulary(name: str, own: int, target: ModelConfig) -> None:
+    """Raise DrafterMismatchError if a draft model's vocabulary differs by more than padding."""
+    if abs(own - target.vocab_size) >= VOCAB_PADDING:
+        raise DrafterMismatchError(
+            f"{name}: the draft model has a vocabulary of {own} tokens, the target "
+            f"({target.architecture}) has {target.vocab_size}: "
+            "use a draft model with the target's tokenizer"
+        )
+
+
+def check_masks(config: FeatureConfig, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError unless there is a mask embedding for every depth but the first."""
+    needed = config.k - 1
+    found = checkpoint.shape(MASK_EMBEDDING)[0] if MASK_EMBEDDING in checkpoint else 0
+    if found != needed:
+        raise CheckpointError(
+            f"{config.source}: k = {config.k} needs {needed} mask embeddings, "
+            f"{MASK_EMBEDDING} holds {found}: "
+            f"correct k to {found + 1}, or the checkpoint is incomplete"
+        )
+
+
+def check_head(config: FeatureConfig, own_head: bool, has_d2t: bool, target: ModelConfig) -> None:
+    """Raise unless there is a head, own or the target's, whose rows stand for known token ids."""
+    D, V, M = config.draft_vocab, config.layers.vocab_size, config.layers.hidden_size
+    if D != V and not has_d2t:
+        raise CheckpointError(
+            f"{config.source}: draft_vocab_size {D} differs from vocab_size {V}, "
+            f"and there is no {D2T} tensor to map ids"
+        )
+    if not own_head and M != target.hidden_size:
+        raise DrafterMismatchError(
+            f"{config.source}: there is no {HEAD}, and the target's head cannot serve: it reads width "
+            f"{target.hidden_size}, the drafter has {M}"
+        )
+
+
+def check_d2t(config: FeatureConfig, d2t_D: Tensor, target: ModelConfig) -> None:
+    """Raise unless the offsets give draft_vocab_size ascending ids of the target's vocabulary."""
+    D = config.draft_vocab
+    if d2t_D.shape != (D,):
+        raise CheckpointError(
+            f"{config.source}: {D2T} has shape {tuple(d2t_D.shape)}, draft_vocab_size implies ({D},)"
+        )
+    ids_D = d2t_D + torch.arange(D)
+    low, high = int(ids_D.min()), int(ids_D.max())
+    if low < 0 or high >= target.vocab_size:
+        raise DrafterMismatchError(
+            f"{config.source}: {D2T} maps to token ids {low}..{high}, "
+            f"the target's vocabulary is 0..{target.vocab_size - 1}"
+        )
+    if bool((ids_D.diff() <= 0).any()):
+        raise CheckpointError(f"{config.source}: the token ids {D2T} maps to are not ascending")

@@ -1,0 +1,61 @@
+"""Which drafter a user's word stands for: a name, a checkpoint, a drafter, or "auto"."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ..models._json import read_json
+from ..models.target import Target
+from .base import Drafter
+from .checkpoint import load_drafter
+from .config import target_entry
+from .ngram import NgramDrafter
+
+log = logging.getLogger("pspec_rt")
+
+ZOO = Path(__file__).resolve().parent.parent / "zoo"
+
+
+def find_drafter(spec: str | Path | Drafter | None, target: Target) -> Drafter | None:
+    """The drafter `spec` stands for; one INFO line says which.
+
+    Args:
+        spec: None or "none" (plain decoding); "ngram"; "auto" (the shipped drafter made for this target, else n-gram
+            lookup); a checkpoint folder or hub id; or a Drafter, which is checked and passed through.
+
+    Raises:
+        CheckpointError, DrafterMismatchError: see `load_drafter`.
+    """
+    if spec is None or spec == "none":
+        log.info("drafter: none, plain decoding")
+        return None
+    drafter, origin = _find(spec, target)
+    log.info("drafter: %s (%s), k=%d", drafter.kind, origin, drafter.default_k)
+    return drafter
+
+
+def _find(spec: str | Path | Drafter, target: Target) -> tuple[Drafter, str]:
+    if isinstance(spec, Drafter):
+        spec.check_fit(target.config)
+        return spec, "as given"
+    if spec == "ngram":
+        return NgramDrafter(), "as asked for"
+    if spec != "auto":
+        return load_drafter(spec, target), str(spec)
+    shipped = shipped_for(target)
+    if shipped is None:
+        return NgramDrafter(), f"no shipped drafter was made for {target.name}"
+    return load_drafter(shipped, target), f"shipped, {shipped.name}"
+
+
+def shipped_for(target: Target) -> Path | None:
+    """Folder of the first shipped drafter whose "target" entry is this target's, None if there is none."""
+    wanted = target_entry(target.config)
+    for config in sorted(ZOO.glob("*/config.json")):
+        entry = read_json(config).get("target")
+        if isinstance(entry, dict) and all(
+            entry.get(key) == value for key, value in wanted.items()
+        ):
+            return config.parent
+    return None

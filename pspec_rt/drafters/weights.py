@@ -1,0 +1,122 @@
+"""Weights of a feature drafter: their shapes, where each checkpoint tensor goes, random values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models.layers import LayerWeights
+from .config import EAGLE, FeatureConfig
+
+D2T = "d2t"
+HEAD = "lm_head.weight"
+MASK_EMBEDDING = "mask_embedding.weight"
+INIT_STD = 0.02
+
+
+@dataclass
+class ResBlock:
+    """x + silu(W x + b), one per drafted depth, before the head."""
+
+    w_MM: Tensor
+    b_M: Tensor | None
+
+
+@dataclass
+class FeatureWeights:
+    """Tensors of a feature drafter, E being the width of a mask embedding. `None`: the checkpoint has none.
+
+    Without `embed_VE` and `head_DM` the target's own serve; `d2t_D` [D] int64 maps head row i to token i + d2t[i].
+    """
+
+    fc_MW: Tensor
+    layers: list[LayerWeights]
+    norm_M: Tensor
+    mask_embedding_JE: Tensor
+    mask_feature_F: Tensor | None = None
+    fc_bias_M: Tensor | None = None
+    anchor_map_MW: Tensor | None = None
+    embed_VE: Tensor | None = None
+    head_DM: Tensor | None = None
+    d2t_D: Tensor | None = None
+    blocks: tuple[ResBlock, ...] = ()
+
+    @classmethod
+    def empty(
+        cls,
+        config: FeatureConfig,
+        optional: Collection[str],
+        dtype: torch.dtype,
+        device: torch.device | str,
+    ) -> FeatureWeights:
+        """Uninitialised weights; `optional` names the tensors present of those a checkpoint may lack (not d2t)."""
+
+        def new(*size: int, when: bool = True) -> Tensor | None:
+            return torch.empty(size, dtype=dtype, device=device) if when else None
+
+        M, D, J, F = (
+            config.layers.hidden_size,
+            config.draft_vocab,
+            config.k - 1,
+            config.feature_width,
+        )
+        W = config.embedding_width + F
+        block = "res_blocks.0.linear."
+        depths = config.k if f"{block}weight" in optional else 0
+        return cls(
+            fc_MW=new(M, W),
+            layers=[
+                LayerWeights.empty(config.layers, i, dtype, device)
+                for i in range(config.layers.num_layers)
+            ],
+            norm_M=new(M),
+            mask_embedding_JE=new(J, config.mask_width),
+            mask_feature_F=new(F, when=config.kind == EAGLE and J > 0),
+            fc_bias_M=new(M, when="fc.bias" in optional),
+            anchor_map_MW=new(M, W, when="anchor_map.weight" in optional),
+            embed_VE=new(
+                config.layers.vocab_size,
+                config.embedding_width,
+                when="embed_tokens.weight" in optional and config.kind == EAGLE,
+            ),
+            head_DM=new(D, M, when=HEAD in optional),
+            blocks=tuple(
+                ResBlock(new(M, M), new(M, when=f"{block}bias" in optional)) for _ in range(depths)
+            ),
+        )
+
+    def pieces(self, config: FeatureConfig) -> dict[str, Tensor]:
+        """{checkpoint tensor name: the view it is copied into}; all but d2t."""
+        pieces: dict[str, Tensor | None] = {
+            "fc.weight": self.fc_MW,
+            "fc.bias": self.fc_bias_M,
+            MASK_EMBEDDING: self.mask_embedding_JE if config.k > 1 else None,
+            "mask_feature": self.mask_feature_F,
+            "anchor_map.weight": self.anchor_map_MW,
+            "norm.weight": self.norm_M,
+            HEAD: self.head_DM,
+            "embed_tokens.weight": self.embed_VE,
+        }
+        for depth, block in enumerate(self.blocks):
+            pieces |= {
+                f"res_blocks.{depth}.linear.weight": block.w_MM,
+                f"res_blocks.{depth}.linear.bias": block.b_M,
+            }
+        for index, layer in enumerate(self.layers):
+            pieces |= layer.pieces(config.layers, f"layers.{index}.")
+        return {name: tensor for name, tensor in pieces.items() if tensor is not None}
+
+
+def randomize(pieces: Iterable[tuple[str, Tensor]], seed: int) -> None:
+    """Fill weights as a fresh model's: normal with standard deviation 0.02, norms 1, biases 0."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in pieces:
+        if name.endswith("norm.weight"):
+            tensor.fill_(1)
+        elif name.endswith("bias"):
+            tensor.zero_()
+        else:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * INIT_STD)

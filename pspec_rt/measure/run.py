@@ -1,0 +1,156 @@
+"""The measuring loop: for every turn of every question all contenders answer the same ids, one after the other."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import env
+from ..errors import RequestError
+from ..generator import Generator
+from ..hub import demo_model
+from ..models.target import load_target
+from ..ops._dispatch import native
+from .contender import Answer, Contender
+from .meta import conditions
+from .ours import PspecContender
+from .peers import PeerSetup, check_peers, make_peer
+from .questions import Question, choose, load_questions
+from .summary import row_of, summarise
+
+log = logging.getLogger("pspec_rt")
+
+WARM_UP_TOKENS = 16
+PLAIN, SPECULATIVE = "plain", "speculative"
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """What to measure; see `pspec-rt bench --help`."""
+
+    questions: str | Path
+    target: str | Path | None = None  # None: the demo model
+    drafter: str | Path | None = "auto"
+    max_new_tokens: int = 128
+    limit: int | None = None
+    tasks: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    dtype: str = "auto"
+    device: str = "auto"
+    temperature: float = 0.0
+    seed: int = 0
+    k: int | None = None
+    tree: str | None = None
+    threads: int | None = None
+
+
+@dataclass
+class Report:
+    """The measurement: `meta` (conditions), `questions` (rows), `tasks` and `summary` (see `summary.py`)."""
+
+    meta: dict[str, Any]
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambda done, of: None) -> Report:
+    """Run the measurement; `on_question(done, of)` is called after every question.
+
+    Raises PspecError subclasses for bad questions, options, checkpoints; nothing is measured then.
+    """
+    check_peers(config.peers, config.temperature)
+    questions = choose(load_questions(config.questions), config.tasks, config.limit)
+    threads = _set_threads(config.threads)
+    contenders, ours = _contenders(config)
+    report = Report(conditions() | _describe(config, ours, threads))
+    _warm_up(contenders, ours, questions[0])
+    for index, question in enumerate(questions):
+        turn = index % len(contenders)
+        try:
+            row = _ask(question, contenders[turn:] + contenders[:turn], ours, config.max_new_tokens)
+            report.questions.append(row)
+        except RequestError as error:
+            log.warning("question %s is left out: %s", question.question_id, error)
+            report.skipped.append({"question_id": question.question_id, "reason": str(error)})
+        on_question(index + 1, len(questions))
+    if not report.questions:
+        raise RequestError(f"no question could be run; the first: {report.skipped[0]['reason']}")
+    report.tasks = {
+        task: summarise([row for row in report.questions if row["task"] == task])
+        for task in dict.fromkeys(row["task"] for row in report.questions)
+    }
+    report.summary = summarise(report.questions)
+    return report
+
+
+def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
+    """Plain, speculative (if there is a drafter) and the peers; and the Generator that knows the chat template."""
+    if config.device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    else:
+        device = config.device
+    target = load_target(config.target or demo_model(), dtype=config.dtype, device=device)
+    generator = Generator(target, config.drafter, k=config.k, tree=config.tree, max_batch=1)
+    plain = Generator(target, None, max_batch=1)
+    ours = [PspecContender(PLAIN, plain, config.temperature, config.seed)]
+    if generator.drafter is not None:
+        ours.append(PspecContender(SPECULATIVE, generator, config.temperature, config.seed))
+    setup = PeerSetup(target.path, target.dtype, target.device, target.eos_ids)
+    return [*ours, *(make_peer(name, setup) for name in config.peers)], generator
+
+
+def _describe(config: BenchConfig, generator: Generator, threads: int) -> dict[str, Any]:
+    target, drafter = generator.target, generator.drafter
+    return {
+        "target": target.name,
+        "drafter": drafter.kind if drafter else None,
+        "tree": generator.tree.name if generator.tree else None,
+        "dtype": str(target.dtype).removeprefix("torch."),
+        "device": str(target.device),
+        "threads": threads,
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "max_new_tokens": config.max_new_tokens,
+        "peers": list(config.peers),
+    }
+
+
+def _set_threads(threads: int | None) -> int:
+    """The same number of threads for the native kernels and for torch, so for peers too."""
+    threads = env.threads() if threads is None else threads
+    if threads < 1:
+        raise RequestError(f"threads={threads}: expected a whole number >= 1")
+    torch.set_num_threads(threads)
+    if native.available:
+        native.set_num_threads(threads)
+    return threads
+
+
+def _warm_up(contenders: list[Contender], generator: Generator, question: Question) -> None:
+    """Allocations, first-call set-up and page faults happen here, outside the clock."""
+    prompt_ids = generator.encode([{"role": "user", "content": question.turns[0]}])[:256]
+    for contender in contenders:
+        contender.answer(prompt_ids, WARM_UP_TOKENS)
+
+
+def _ask(
+    question: Question, contenders: list[Contender], generator: Generator, max_new_tokens: int
+) -> dict[str, Any]:
+    """All turns of one question; the plain answer goes into the history, so everybody continues the same ids."""
+    messages: list[dict[str, str]] = []
+    turns: list[dict[str, Answer]] = []
+    prompt_tokens = 0
+    for user in question.turns:
+        messages.append({"role": "user", "content": user})
+        prompt_ids = generator.encode(messages)
+        prompt_tokens += len(prompt_ids)
+        turns.append({c.name: c.answer(prompt_ids, max_new_tokens) for c in contenders})
+        messages.append({"role": "assistant", "content": turns[-1][PLAIN].text})
+    return row_of(question, prompt_tokens, turns)

@@ -1,0 +1,320 @@
+"""The decoder of the Llama family: Stack (layers, shared with drafters) and Decoder (a model)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import ops
+from ..kv_cache import KVCache
+from .config import ModelConfig
+from .layers import LayerWeights
+from .rope import Rope
+from .workspace import Rows, Workspace
+
+# (q_BNHE, k_BGSE, v_BGSE, out_BNHE, window): attention of one layer over the cache.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor, int], None]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Which hidden states go where: state `indices[j]` into columns j*M..(j+1)*M of `features_RF`.
+
+    Indices are those of Hugging Face's `hidden_states`: 0 the embeddings, i the residual stream
+    after i layers, L the last one after the final norm.
+    """
+
+    indices: tuple[int, ...] = ()
+    features_RF: Tensor | None = None
+
+    def write(self, index: int, state_RM: Tensor) -> None:
+        M = state_RM.shape[1]
+        for j, wanted in enumerate(self.indices):
+            if wanted == index:
+                self.features_RF[:, j * M : (j + 1) * M].copy_(state_RM)
+
+
+NO_TAPS = Taps()
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the layers: where its rows stand and what they attend to."""
+
+    B: int
+    positions_BN: Tensor
+    prefix_B: Tensor
+    cache: KVCache
+    attend: Attend
+    exact: bool  # as in ops.linear
+
+
+class Stack:
+    """Decoder layers with their RoPE tables; knows neither embedding nor head, so drafters use it too.
+
+    The input is `rows.residual_RM`, written by the caller; the output is `rows.hidden_RM`.
+    """
+
+    def __init__(self, config: ModelConfig, layers: list[LayerWeights], rope: Rope) -> None:
+        self.config = config
+        self.layers = layers
+        self.rope = rope
+        self._scale = config.head_dim**-0.5
+
+    def forward(
+        self,
+        rows: Rows,
+        positions_BN: Tensor,
+        prefix_B: Tensor,
+        words_BN: Tensor,
+        cache: KVCache,
+        *,
+        norm_M: Tensor | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> Tensor:
+        """Run B*N tree rows. Capture-safe.
+
+        Args:
+            rows: workspace rows; `residual_RM` is the input and changes.
+            positions_BN: [B, N] int32 RoPE positions.
+            prefix_B: [B] int32; row (b, n) writes its key and value to cache row prefix_B[b] + n.
+            words_BN: [B, N] int64 ancestor words; a row attends to cache rows 0..prefix-1 and to
+                its word's rows.
+            norm_M: final norm weight; None leaves the residual stream as it is.
+            taps: hidden states to keep.
+
+        Returns:
+            rows.hidden_RM, written.
+        """
+
+        def attend(
+            q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int
+        ) -> None:
+            tree, scale = (prefix_B, words_BN), self._scale
+            ops.tree_attention(q_BNHE, k_BGSE, v_BGSE, *tree, out_BNHE, scale=scale, window=window)
+
+        step = _Pass(positions_BN.shape[0], positions_BN, prefix_B, cache, attend, exact=True)
+        return self._run(rows, step, norm_M, taps)
+
+    def prefill(
+        self,
+        rows: Rows,
+        start: int,
+        slot: KVCache,
+        *,
+        norm_M: Tensor | None = None,
+        taps: Taps = NO_TAPS,
+    ) -> Tensor:
+        """Run positions start..start+R-1 of one slot, causally, with library GEMM and attention.
+
+        Args:
+            rows: workspace rows; `residual_RM` is the input and changes.
+            start: position, and cache row, of the first row; rows 0..start-1 of the slot are already there.
+            slot: a cache of one slot; its rows start..start+R-1 are written.
+            norm_M, taps: as in `forward`.
+
+        Returns:
+            rows.hidden_RM, written.
+        """
+        R, device = rows.residual_RM.shape[0], rows.residual_RM.device
+        assert start + R <= slot.capacity, f"prefill of {R} rows at {start} in {slot.capacity}"
+        positions_BN = torch.arange(start, start + R, dtype=torch.int32, device=device)[None]
+        prefix_B = torch.full((1,), start, dtype=torch.int32, device=device)
+        step = _Pass(
+            1,
+            positions_BN,
+            prefix_B,
+            slot,
+            _CausalChunk(start, R, self._scale, device),
+            exact=False,
+        )
+        return self._run(rows, step, norm_M, taps)
+
+    def _run(self, rows: Rows, step: _Pass, norm_M: Tensor | None, taps: Taps) -> Tensor:
+        x_RM = None
+        for index, layer in enumerate(self.layers):
+            x_RM = self._layer(index, layer, rows, x_RM, step, taps)
+        self._norm(rows, x_RM, norm_M, rows.hidden_RM)
+        taps.write(len(self.layers), rows.hidden_RM)
+        return rows.hidden_RM
+
+    def _layer(
+        self,
+        index: int,
+        layer: LayerWeights,
+        rows: Rows,
+        x_RM: Tensor | None,
+        step: _Pass,
+        taps: Taps,
+    ) -> Tensor:
+        """One layer: takes the previous MLP's output, still to be added to the residual stream,
+        and returns its own."""
+        rope, exact = self.rope, step.exact
+        k_BGSE, v_BGSE = step.cache.layer(index)
+        q_BNHE = rows.q_RHE.unflatten(0, (step.B, -1))
+        attn_BNHE = rows.attn_RHE.unflatten(0, (step.B, -1))
+
+        self._norm(rows, x_RM, layer.input_norm_M, rows.normed_RM)
+        taps.write(index, rows.residual_RM)
+        ops.linear(rows.normed_RM, layer.qkv_XM, rows.qkv_RX, bias_O=layer.qkv_bias_X, exact=exact)
+        ops.rope_append(
+            rows.qkv_RX, step.positions_BN, step.prefix_B, rope.cos_SE, rope.sin_SE, k_BGSE, v_BGSE, q_BNHE,
+            q_norm_E=layer.q_norm_E, k_norm_E=layer.k_norm_E, eps=self.config.rms_norm_eps,
+        )  # fmt: skip
+        step.attend(q_BNHE, k_BGSE, v_BGSE, attn_BNHE, layer.window)
+        ops.linear(
+            rows.attn_RHE.flatten(1), layer.o_MO, rows.x_RM, bias_O=layer.o_bias_M, exact=exact
+        )
+
+        self._norm(rows, rows.x_RM, layer.post_norm_M, rows.normed_RM)
+        gate_up_bias = layer.gate_up_bias_2I
+        ops.linear(
+            rows.normed_RM, layer.gate_up_2IM, rows.gate_up_R2I, bias_O=gate_up_bias, exact=exact
+        )
+        ops.silu_mul(rows.gate_up_R2I, rows.mlp_RI)
+        ops.linear(rows.mlp_RI, layer.down_MI, rows.x_RM, bias_O=layer.down_bias_M, exact=exact)
+        return rows.x_RM
+
+    def _norm(
+        self, rows: Rows, x_RM: Tensor | None, weight_M: Tensor | None, out_RM: Tensor
+    ) -> None:
+        """residual += x; out = norm(residual), or the residual itself where there is no norm."""
+        if weight_M is not None:
+            ops.add_rms_norm(x_RM, rows.residual_RM, weight_M, self.config.rms_norm_eps, out_RM)
+            return
+        if x_RM is not None:
+            rows.residual_RM.add_(x_RM)
+        out_RM.copy_(rows.residual_RM)
+
+
+class _CausalChunk:
+    """Attention of a prefill chunk: row i of the chunk sees cache rows 0..start+i, at most `window` of them."""
+
+    def __init__(self, start: int, rows: int, scale: float, device: torch.device) -> None:
+        self.end, self.scale = start + rows, scale
+        self._row_R1 = torch.arange(start, self.end, device=device)[:, None]
+        self._masks: dict[int, Tensor] = {}  # by window
+
+    def __call__(
+        self, q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int
+    ) -> None:
+        out_BHNE = F.scaled_dot_product_attention(
+            q_BNHE.transpose(1, 2),
+            k_BGSE[:, :, : self.end],
+            v_BGSE[:, :, : self.end],
+            attn_mask=self._mask(window),
+            scale=self.scale,
+            enable_gqa=True,
+        )
+        out_BNHE.copy_(out_BHNE.transpose(1, 2))
+
+    def _mask(self, window: int) -> Tensor:
+        mask_RS = self._masks.get(window)
+        if mask_RS is None:
+            key_S = torch.arange(self.end, device=self._row_R1.device)
+            mask_RS = key_S <= self._row_R1
+            if window:
+                mask_RS &= key_S > self._row_R1 - window
+            self._masks[window] = mask_RS
+        return mask_RS
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A whole model: embedding, stack, final norm, head.
+
+    Attributes:
+        embed_VM: [V, M] embedding table.
+        head_VM: [V, M] output head; the same tensor when tied.
+        norm_M: final norm weight.
+        taps: hidden states that `forward` and `prefill_chunk` write, side by side, to the features
+            they are given; indices as in `Taps`.
+    """
+
+    config: ModelConfig
+    embed_VM: Tensor
+    stack: Stack
+    norm_M: Tensor
+    head_VM: Tensor
+    taps: tuple[int, ...] = ()
+
+    def with_taps(self, taps: tuple[int, ...]) -> Decoder:
+        """The same model (same weights) with other taps; -1 counts from the end, so it is L."""
+        L = self.config.num_layers
+        assert all(-1 <= t <= L for t in taps), f"taps {taps}: hidden states are 0..{L}, or -1"
+        return replace(self, taps=tuple(L if t == -1 else t for t in taps))
+
+    def forward(
+        self,
+        ids_BN: Tensor,
+        positions_BN: Tensor,
+        prefix_B: Tensor,
+        words_BN: Tensor,
+        cache: KVCache,
+        work: Workspace,
+        features_RF: Tensor | None = None,
+    ) -> Tensor:
+        """Run B*N tree rows through the model. Capture-safe.
+
+        Args:
+            ids_BN: [B, N] int32 tokens; below 0 reads row 0 (padding).
+            positions_BN, prefix_B, words_BN, cache: see `Stack.forward`.
+            features_RF: [B*N, num_taps*M], written with the tapped hidden states, or None.
+
+        Returns:
+            hidden_RM, the final-normed rows; a view of `work`, valid until its next use.
+        """
+        rows = work.rows(ids_BN.numel())
+        ops.embed(ids_BN.view(-1), self.embed_VM, rows.residual_RM)
+        return self.stack.forward(
+            rows,
+            positions_BN,
+            prefix_B,
+            words_BN,
+            cache,
+            norm_M=self.norm_M,
+            taps=self._taps(features_RF),
+        )
+
+    def prefill_chunk(
+        self,
+        ids_T: Tensor,
+        start: int,
+        slot: KVCache,
+        work: Workspace,
+        features_RF: Tensor | None = None,
+    ) -> Tensor:
+        """Take tokens at positions start..start+T-1 into one slot's cache.
+
+        Args:
+            ids_T: [T] int32 tokens (padding below 0).
+            start: position of the first; the slot's rows 0..start-1 are already there.
+            slot: a cache of one slot (`KVCache.slot`).
+            features_RF: [T, num_taps*M], written with the tapped hidden states, or None.
+
+        Returns:
+            hidden_RM, the final-normed rows; a view of `work`, valid until its next use.
+        """
+        rows = work.rows(ids_T.numel())
+        ops.embed(ids_T, self.embed_VM, rows.residual_RM)
+        return self.stack.prefill(
+            rows, start, slot, norm_M=self.norm_M, taps=self._taps(features_RF)
+        )
+
+    def _taps(self, features_RF: Tensor | None) -> Taps:
+        return NO_TAPS if features_RF is None else Taps(self.taps, features_RF)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights, a tied head counted once."""
+        head = 0 if self.head_VM is self.embed_VM else self.head_VM.nbytes
+        return (
+            self.embed_VM.nbytes
+            + self.norm_M.nbytes
+            + head
+            + sum(layer.nbytes for layer in self.stack.layers)
+        )

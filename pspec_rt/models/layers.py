@@ -1,0 +1,94 @@
+"""LayerWeights: one layer's weights, fused as kernels read them; where checkpoint tensors go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from .config import ModelConfig
+
+
+@dataclass
+class LayerWeights:
+    """Weights of one layer (X = (H+2G)*E rows [q | k | v], O = H*E); None: the family has none."""
+
+    qkv_XM: Tensor
+    o_MO: Tensor
+    gate_up_2IM: Tensor  # gate rows, then up rows
+    down_MI: Tensor
+    input_norm_M: Tensor | None  # None: attention reads the residual stream itself (EAGLE-1)
+    post_norm_M: Tensor
+    qkv_bias_X: Tensor | None = None
+    o_bias_M: Tensor | None = None
+    gate_up_bias_2I: Tensor | None = None
+    down_bias_M: Tensor | None = None
+    q_norm_E: Tensor | None = None
+    k_norm_E: Tensor | None = None
+    window: int = 0  # sliding window in positions, 0 = full attention
+
+    @classmethod
+    def empty(
+        cls,
+        config: ModelConfig,
+        index: int,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        input_norm: bool = True,
+    ) -> LayerWeights:
+        """Uninitialised weights of layer `index`; device "meta" gives the shapes alone."""
+
+        def new(*size: int, when: bool = True) -> Tensor | None:
+            return torch.empty(size, dtype=dtype, device=device) if when else None
+
+        M, E, I = config.hidden_size, config.head_dim, config.intermediate_size
+        X, O = config.qkv_width, config.num_heads * E
+        return cls(
+            qkv_XM=new(X, M),
+            o_MO=new(M, O),
+            gate_up_2IM=new(2 * I, M),
+            down_MI=new(M, I),
+            input_norm_M=new(M, when=input_norm),
+            post_norm_M=new(M),
+            qkv_bias_X=new(X, when=config.qkv_bias),
+            o_bias_M=new(M, when=config.o_bias),
+            gate_up_bias_2I=new(2 * I, when=config.mlp_bias),
+            down_bias_M=new(M, when=config.mlp_bias),
+            q_norm_E=new(E, when=config.qk_norm),
+            k_norm_E=new(E, when=config.qk_norm),
+            window=config.windows[index],
+        )
+
+    def pieces(self, config: ModelConfig, prefix: str) -> dict[str, Tensor]:
+        """{Hugging Face's tensor name: the view of the fused weights that it is copied into}."""
+        H, G, E = config.num_heads, config.num_kv_heads, config.head_dim
+        pieces: dict[str, Tensor | None] = {
+            "self_attn.o_proj.weight": self.o_MO,
+            "self_attn.o_proj.bias": self.o_bias_M,
+            "mlp.down_proj.weight": self.down_MI,
+            "mlp.down_proj.bias": self.down_bias_M,
+            "input_layernorm.weight": self.input_norm_M,
+            "post_attention_layernorm.weight": self.post_norm_M,
+            "self_attn.q_norm.weight": self.q_norm_E,
+            "self_attn.k_norm.weight": self.k_norm_E,
+        }
+        for kind, qkv, gate_up in (
+            ("weight", self.qkv_XM, self.gate_up_2IM),
+            ("bias", self.qkv_bias_X, self.gate_up_bias_2I),
+        ):
+            if qkv is not None:
+                q, k, v = qkv.split([H * E, G * E, G * E])
+                pieces |= {
+                    f"self_attn.{part}_proj.{kind}": t for part, t in (("q", q), ("k", k), ("v", v))
+                }
+            if gate_up is not None:
+                gate, up = gate_up.chunk(2)
+                pieces |= {f"mlp.{part}_proj.{kind}": t for part, t in (("gate", gate), ("up", up))}
+        return {prefix + name: tensor for name, tensor in pieces.items() if tensor is not None}
+
+    @property
+    def nbytes(self) -> int:
+        tensors = (getattr(self, field.name) for field in fields(self))
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))

@@ -1,0 +1,51 @@
+"""rope_append: rotate queries and keys, append keys and values to the cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..ref.rope_append import rope_append as _ref
+from ._dispatch import Op, expect_dtypes, expect_shape
+
+_op = Op("rope_append", ref=_ref)
+
+
+def rope_append(
+    qkv_RX: Tensor,
+    positions_BN: Tensor,
+    prefix_B: Tensor,
+    cos_SE: Tensor,
+    sin_SE: Tensor,
+    k_BGSE: Tensor,
+    v_BGSE: Tensor,
+    q_BNHE: Tensor,
+    *,
+    q_norm_E: Tensor | None = None,
+    k_norm_E: Tensor | None = None,
+    eps: float = 1e-6,
+) -> None:
+    """q = rope(norm(q)), cache row prefix[b] + n = rope(norm(k)) and v, for row r = b*N + n.
+
+    rope is the rotate_half form: element e < E/2 turns with element e + E/2 by the angle of
+    (position, e). The norm is an RMS norm per head (Qwen3), if its weights are given. All in fp32,
+    rounded once on the store.
+
+    Args:
+        qkv_RX: [B*N, (H+2G)*E] model dtype, a row is [q heads | k heads | v heads].
+        positions_BN: [B, N] int32; clamped to the tables (padding, scratch past the end).
+        prefix_B: [B] int32, 0 <= prefix and prefix + N <= S.
+        cos_SE, sin_SE: [max_positions, E/2] fp32 tables, attention factor folded in.
+        k_BGSE, v_BGSE: [B, G, S, E] one layer's cache; rows prefix .. prefix+N-1 are written.
+        q_BNHE: [B, N, H, E] written.
+        q_norm_E, k_norm_E: [E] weights of the per-head norms, both or neither.
+        eps: of those norms.
+    """
+    (B, N, H, E), G = q_BNHE.shape, k_BGSE.shape[1]
+    expect_shape("qkv_RX", qkv_RX, B * N, (H + 2 * G) * E)
+    expect_shape("positions_BN", positions_BN, B, N)
+    expect_dtypes(torch.int32, positions_BN=positions_BN, prefix_B=prefix_B)
+    tables = (cos_SE, sin_SE, k_BGSE, v_BGSE, q_BNHE)
+    _op(q_BNHE.device)(
+        qkv_RX, positions_BN, prefix_B, *tables, q_norm_E=q_norm_E, k_norm_E=k_norm_E, eps=eps
+    )

@@ -1,0 +1,1 @@
+"""One test file per op, each run on every backend of the op."""
