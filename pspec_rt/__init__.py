@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .build import build_info
     from .drafters.checkpoint import load_drafter, save_drafter
     from .engine import Engine, StepOutput
     from .errors import (
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from .sampling import SamplingParams
     from .tree import TreeSpec
 
-__version__ = "0.1.0"
+try:
+    __version__ = metadata.version("pspec-rt")  # pyproject.toml has it
+except metadata.PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
 
 # Public name -> module that defines it. Resolved at first use, so that `import pspec_rt` does not import torch.
 _HOME = {
@@ -35,6 +40,7 @@ _HOME = {
     "Stats": "result",
     "StreamChunk": "result",
     "TreeSpec": "tree",
+    "build_info": "build",
     "load_target": "models.target",
     "load_drafter": "drafters.checkpoint",
     "save_drafter": "drafters.checkpoint",
@@ -68,13 +74,6 @@ __all__ = [
 ]
 
 logging.getLogger("pspec_rt").addHandler(logging.NullHandler())
-
-
-def build_info() -> dict[str, Any]:
-    """What the native module was built with and which CPU path is active; {"native": False} if it is not built."""
-    from .ops._dispatch import native
-
-    return {"native": True, **native.build_info()} if native.available else {"native": False, "version": __version__}
 
 
 def __getattr__(name: str) -> Any:

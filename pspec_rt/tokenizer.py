@@ -1,4 +1,4 @@
-"""Tokenizer: text to ids, chats to ids, ids to text, and text streamed while ids are still coming."""
+"""Tokenizer: text and chats to ids, ids to text, and text streamed while ids are still coming."""
 
 from __future__ import annotations
 
@@ -42,13 +42,11 @@ class Tokenizer:
         return bool(self._hf.chat_template)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, with BOS where this tokenizer puts one (once, even if the text spells it out)."""
+        """Ids of a text, with BOS if this tokenizer puts one; once, even if the text begins with it."""
         ids = self._encode(text, add_special_tokens=True)
         return ids[1:] if self.bos_id is not None and ids[:2] == [self.bos_id] * 2 else ids
 
-    def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
-    ) -> list[int]:
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> list[int]:
         """Ids of a chat through the chat template, which writes its own BOS.
 
         Args:
@@ -61,19 +59,13 @@ class Tokenizer:
         from jinja2 import TemplateError
 
         if not self.has_chat_template:
-            raise RequestError(
-                f"{self.name}: the tokenizer has no chat template; pass plain text, not messages"
-            )
+            raise RequestError(f"{self.name}: the tokenizer has no chat template; pass plain text, not messages")
         for message in messages:
             if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-                raise RequestError(
-                    f"chat message {message!r}: expected a mapping with 'role' and 'content'"
-                )
+                raise RequestError(f"chat message {message!r}: expected a mapping with 'role' and 'content'")
         chat = [dict(message) for message in messages]
         try:
-            text = self._hf.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            text = self._hf.apply_chat_template(chat, tokenize=False, add_generation_prompt=add_generation_prompt)
         except (TemplateError, ValueError, TypeError) as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
         return self._encode(text, add_special_tokens=False)
@@ -83,7 +75,7 @@ class Tokenizer:
         return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
     def is_visible(self, token_id: int) -> bool:
-        """False for ids that `decode` leaves out: special tokens and ids the tokenizer does not know."""
+        """False for ids that `decode` leaves out: special tokens, and ids it does not know."""
         return token_id not in self.special_ids and self.backend.id_to_token(token_id) is not None
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
@@ -95,7 +87,7 @@ class Tokenizer:
         return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def _byte_fallback_ids(self) -> frozenset[int]:
-        """Ids of single-byte tokens like <0xE4>, if the decoder joins runs of them into characters."""
+        """Ids of single-byte tokens like <0xE4>, if the decoder joins runs of them."""
         if "ByteFallback" not in repr(self.backend.decoder):
             return frozenset()
         vocab = self.backend.get_vocab()
@@ -143,7 +135,7 @@ class StreamDecoder:
         for token_id in ids:
             if token_id in self._tokenizer.byte_ids:
                 self._bytes.append(token_id)
-            elif self._tokenizer.is_visible(token_id):
+            else:
                 self._window += [*self._bytes, token_id]
                 self._bytes.clear()
         return self._emit() if len(self._window) > before else ""
@@ -168,7 +160,7 @@ class StreamDecoder:
         return delta
 
     def _advance(self) -> None:
-        """All text is out: drop the ids before those just read, unless these alone decode to nothing."""
+        """All text is out: drop the ids before those just read, unless these decode to nothing."""
         recent = self._window[self._read :]
         if context := self._tokenizer.decode(recent):
             self._window, self._emitted = recent, len(context)

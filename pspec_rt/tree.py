@@ -127,7 +127,7 @@ def parse_tree(text: str, k: int) -> TreeSpec:
         return TreeSpec.chain(k)
     if text == "medusa":
         return medusa_tree(k)
-    if kind == "best-first" and all(part.isdigit() for part in rest.split(":")) and rest.count(":") < 2:
+    if kind == "best-first" and all(part.isdecimal() for part in rest.split(":")) and rest.count(":") < 2:
         return TreeSpec.best_first(k, *map(int, rest.split(":")))
     if text.endswith(".json"):
         try:

@@ -13,8 +13,10 @@ import torch
 
 from pspec_rt import ops
 from pspec_rt.ops._dispatch import REGISTRY, native
+from tests.tiny import smollm2  # noqa: F401  (a fixture)
 
-# An example is a few tensor ops: no deadline, as a loaded machine is slow; `backend` may be shared by examples.
+# An example is a few tensor ops: no deadline, as a loaded machine is slow; `backend` may be shared
+# by examples.
 hypothesis.settings.register_profile(
     "pspec",
     deadline=None,

@@ -10,7 +10,7 @@ from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine, resolve_tree
 from pspec_rt.errors import ConfigError, RequestError
 from pspec_rt.sampling import MAX_STOP_IDS, SamplingParams
-from pspec_rt.state import IDLE
+from pspec_rt.state import LENGTH, RUNNING
 from pspec_rt.tree import TreeSpec
 from tests.oracle import OracleDrafter
 from tests.running import run
@@ -114,7 +114,7 @@ def test_finished_slots_write_nothing() -> None:
     engine = engine_of(max_batch=2, drafter=NgramDrafter())
     engine.add(PROMPTS[0], SamplingParams(2, ignore_eos=True))
     engine.add(PROMPTS[2], SamplingParams(40, ignore_eos=True))
-    while engine.state.finished_B[0] in (0, IDLE):
+    while engine.state.finished_B.tolist() != [LENGTH, RUNNING]:
         engine.step()
     committed = int(engine.state.length_B[0]) - 1
     cache = engine.state.cache.kv_L2BGSE[:, :, 0, :, :committed].clone()
@@ -154,7 +154,7 @@ def test_statistics() -> None:
 
 
 def test_logprobs_are_of_the_raw_logits() -> None:
-    engine = engine_of(drafter=NgramDrafter(), k=4)
+    engine = engine_of(drafter=NgramDrafter(), k=4, prefill_chunk=64)
     params = SamplingParams(10, temperature=0.7, top_k=5, seed=3, ignore_eos=True, logprobs=3)
     engine.add(PROMPTS[0], params)
     tokens, logprobs = [], []
@@ -199,7 +199,7 @@ def _exact(engine: Engine, ids: list[int], temperature: float, top_k: int) -> to
         hidden = engine.decoder.prefill_chunk(tokens, 0, engine.state.cache.slot(0), engine.state.work)
         z_V = (hidden[-1].float() @ engine.decoder.head_VM.float().T) / temperature
     if top_k:
-        z_V[z_V < z_V.topk(top_k).values[-1]] = -torch.inf
+        z_V = torch.where(z_V < z_V.topk(top_k).values[-1], -torch.inf, z_V)
     return torch.softmax(z_V.double(), 0)
 
 

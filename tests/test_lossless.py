@@ -6,9 +6,10 @@ from functools import cache
 from itertools import product
 
 import pytest
+import torch
 
 from pspec_rt.drafters.base import Drafter
-from pspec_rt.drafters.checkpoint import init_drafter
+from pspec_rt.drafters.checkpoint import init_drafter, load_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
 from pspec_rt.models.target import Target
@@ -165,6 +166,29 @@ def test_requests_join_and_leave_while_others_run() -> None:
     assert len(tokens) == 5
     for i, got in tokens:
         assert got == expected[i]
+
+
+@pytest.mark.parametrize("sampling", ["greedy", "noise"])  # drafters do not filter: top_p may reject a right guess
+def test_the_target_as_its_own_drafter_is_always_right(sampling: str) -> None:
+    """Pins positions, roll-back and slot reuse of a drafter's cache: everything is accepted, and its rows are the target's.
+
+    Requests join and leave while others run, so a slot's cache is filled amid other slots' rounds, and used again.
+    """
+    target, k = tiny_target(dtype="fp32"), 3
+    engine = Engine(target, load_drafter(target.path, target), max_batch=2, max_length=96, k=k, prefill_chunk=CHUNK)
+    params, s = make_params(sampling, 3), engine.state
+    waiting, running = [0, 2, 1, 2, 0, 2], {}
+    while waiting or running:
+        if waiting and engine.free_slots:
+            i = waiting.pop(0)
+            running[engine.add(PROMPTS[i], params[i])] = i
+        for output in engine.step():
+            if output.finish_reason is not None:
+                slot, rows = output.slot, int(s.length_B[output.slot] - s.count_B[output.slot]) - 1
+                drafted_rows = s.drafter.cache.kv_L2BGSE[:, :, slot, :, :rows]
+                assert torch.equal(drafted_rows, s.cache.kv_L2BGSE[:, :, slot, :, :rows])
+                new, stats = NEW_TOKENS[running.pop(slot)], engine.release(slot)
+                assert stats.rounds == -(-new // (k + 1)), stats
 
 
 def test_backend_ref_gives_the_same_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,7 @@ def tiny_checkpoint(
         options: further config.json entries.
     """
     folder = scratch_folder(MODEL_TYPES[architecture])
-    hf_model(architecture, rope=rope, tie=tie, options=options).save_pretrained(
-        folder, max_shard_size=shard_size
-    )
+    hf_model(architecture, rope=rope, tie=tie, options=options).save_pretrained(folder, max_shard_size=shard_size)
     save_tokenizer(folder)
     return folder
 
@@ -95,25 +93,24 @@ def hf_model(
     """A random fp32 transformers model whose norms and biases are random too."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(
-        MODEL_TYPES[architecture],
-        vocab_size=VOCAB,
-        hidden_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        intermediate_size=96,
-        max_position_embeddings=MAX_POSITIONS,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=tie,
-        rope_parameters={"rope_theta": 10_000.0, **ROPES[rope]},
-        initializer_range=0.2,
-        pad_token_id=PAD,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        **dict(options),
-    )
+    entries = {
+        "vocab_size": VOCAB,
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 96,
+        "max_position_embeddings": MAX_POSITIONS,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": tie,
+        "rope_parameters": {"rope_theta": 10_000.0, **ROPES[rope]},
+        "initializer_range": 0.2,
+        "pad_token_id": PAD,
+        "bos_token_id": BOS,
+        "eos_token_id": EOS,
+    }
+    config = AutoConfig.for_model(MODEL_TYPES[architecture], **entries | dict(options))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()

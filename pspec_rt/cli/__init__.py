@@ -1,4 +1,4 @@
-"""The command line `pspec-rt`: one file per subcommand; this one parses, dispatches and turns errors into exit codes."""
+"""The command line `pspec-rt`: a file per subcommand; this one dispatches and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in COMMANDS:
         module = importlib.import_module(f".{name}", __name__)
         command = module.add_parser(commands)
-        command.add_argument(
-            "-v", "--verbose", action="store_true", help="log what is loaded and which kernels run"
-        )
+        command.add_argument("-v", "--verbose", action="store_true", help="log what is loaded and which kernels run")
         command.set_defaults(run=module.run)
     return parser
 

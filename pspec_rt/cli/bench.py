@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from ..errors import ConfigError
 from .options import add_model_options, show_progress
-from .terminal import stderr, stdout
+from .terminal import percentages, stderr, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="per turn (default 128)")
     parser.add_argument("--limit", type=int, metavar="M", help="at most M questions, taken evenly from the tasks")
     parser.add_argument("--task", action="append", default=[], metavar="T", help="only this task; repeatable")
-    parser.add_argument("--peers", nargs="+", default=[], metavar="PEER", help="compare with: transformers")
+    parser.add_argument("--peers", nargs="*", default=[], metavar="PEER", help="compare with: transformers")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default 0 (greedy)")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of every contender (default: all cores)")
@@ -78,19 +79,25 @@ def show(report: Report) -> None:
     """Print the table and the acceptance profile."""
     summary, meta = report.summary, report.meta
     columns = _columns(summary)
-    table = Table(title=f"{meta['target']}, {meta['dtype']}, drafter {meta['drafter']}, tree {meta['tree']}")
-    table.add_column("task")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("task", no_wrap=True)
     for title in columns:
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for task, figures in report.tasks.items():
         table.add_row(task, *(form(figures) for form in columns.values()))
     table.add_section()
     table.add_row("overall", *(form(summary) for form in columns.values()))
-    stdout().print(table)
+    out = stdout()
+    out.print(
+        f"{meta['target']}: {meta['dtype']}, {meta['threads']} threads, drafter {meta['drafter']}, tree {meta['tree']}"
+    )
+    out.print(table)
+    for name in (key.removeprefix("identical_to_") for key in summary if key.startswith("identical_to_")):
+        out.print(f"{name}: ids equal to plain decoding in {summary[f'identical_to_{name}']} of {summary['questions']}")
     if rates := summary.get("acceptance_per_position"):
-        stdout().print("drafts accepted at position 1, 2, ...: " + " ".join(f"{rate:.0%}" for rate in rates))
+        out.print(f"drafts accepted at position 1, 2, ...: {percentages(rates)}")
     for skipped in report.skipped:
-        stdout().print(f"left out: question {skipped['question_id']}: {skipped['reason']}")
+        out.print(f"left out: question {skipped['question_id']}: {skipped['reason']}")
 
 
 def save(report: Report, path: Path) -> None:
@@ -107,7 +114,7 @@ def save(report: Report, path: Path) -> None:
 
 def _columns(summary: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Column title -> how it is read from a group's figures; only what was measured."""
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {"questions": lambda f: str(f["questions"])}
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {"n": lambda f: str(f["questions"])}
 
     def number(title: str, key: str, form: str) -> None:
         if key in summary:
@@ -115,16 +122,18 @@ def _columns(summary: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], st
 
     names = [key.removesuffix("_new_tokens") for key in summary if key.endswith("_new_tokens")]
     for name in names:
-        number(f"{name}\ntok/s", f"{name}_tokens_per_s", ".1f")
-    number("speed-up", "speedup_over_plain", ".2f")
-    number("tokens\nper round", "mean_acceptance_length", ".2f")
+        number(f"{_short(name)}\ntok/s", f"{name}_tokens_per_s", ".1f")
+    number("tok/\nround", "mean_acceptance_length", ".2f")
+    number("speed-\nup", "speedup_over_plain", ".2f")
     for peer in names:
         for ours in names:
-            number(f"{ours} over\n{peer}", f"{ours}_over_{peer}", ".2f")
-    for name in names:
-        if f"identical_to_{name}" in summary:
-            columns[f"same ids\n{name}"] = lambda f, key=f"identical_to_{name}": f"{f[key]}/{f['questions']}"
+            number(f"{_short(ours)}/\n{_short(peer)}", f"{ours}_over_{peer}", ".2f")
     return columns
+
+
+def _short(name: str) -> str:
+    """A contender's name for a table that fits 80 columns."""
+    return name if len(name) < 7 else f"{name[:5]}."
 
 
 @contextmanager

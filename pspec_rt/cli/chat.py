@@ -72,10 +72,8 @@ class _Conversation:
 
     def _answer(self) -> tuple[str, GenerationOutput | None]:
         """Stream one answer; on Ctrl-C what was said so far is the answer."""
-        console = stdout()
         chunks = self._generator.generate(self.messages, stream=True, **self._options)
-        assert self._generator.tokenizer is not None, "chat messages were encoded"
-        printer = StreamPrinter(console, self._generator.tokenizer.stream_decoder())
+        printer = StreamPrinter(self._generator)
         text, output = "", None
         try:
             for chunk in chunks:
@@ -83,7 +81,7 @@ class _Conversation:
                 text, output = text + chunk.text, chunk.output
         except KeyboardInterrupt:  # it hit between two rounds: the stream itself did not see it
             chunks.close()  # type: ignore[attr-defined]
-        console.out("")
+        stdout().out("")
         return text, output
 
 

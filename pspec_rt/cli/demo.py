@@ -1,4 +1,4 @@
-"""`python -m pspec_rt.cli.demo`: the demo model answers one question with drafting and again without, and both are compared."""
+"""`python -m pspec_rt.cli.demo`: one question, answered with drafting and without; both answers are compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PARAGRAPH = """\
 The Antarctic ice sheet is the largest single mass of ice on Earth. It covers about 14 million square kilometres and \
 holds some 26.5 million cubic kilometres of ice. Around 61 percent of all fresh water on the planet is stored in the \
 Antarctic ice sheet. If all of it melted, the sea level would rise by about 58 metres."""
-QUESTION = f"{PARAGRAPH}\n\nRepeat the text above word for word, then list the numbers in it and what each one measures."
+TASK = "Repeat the text above word for word, then list the numbers in it and what each one measures."
+QUESTION = f"{PARAGRAPH}\n\n{TASK}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,9 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _answer(generator: Generator, max_new_tokens: int) -> tuple[GenerationOutput, float]:
     """Stream one answer; returns it with the seconds it took."""
-    assert generator.tokenizer is not None, "the demo model has a tokenizer"
-    console = stdout()
-    printer = StreamPrinter(console, generator.tokenizer.stream_decoder())
+    printer = StreamPrinter(generator)
     messages = [{"role": "user", "content": QUESTION}]
     start = time.perf_counter()
     for chunk in generator.generate(messages, max_new_tokens=max_new_tokens, temperature=0, stream=True):
@@ -63,7 +62,7 @@ def _answer(generator: Generator, max_new_tokens: int) -> tuple[GenerationOutput
     assert output is not None, "a stream ends with an output"
     if output.finish_reason == "interrupted":
         raise KeyboardInterrupt
-    console.out("\n")
+    stdout().out("\n")
     for line in stats_lines(output.stats):
         stderr().print(line, style="dim")
     return output, seconds
@@ -73,8 +72,10 @@ def _compare(drafted: tuple[GenerationOutput, float], plain: tuple[GenerationOut
     same = drafted[0].token_ids == plain[0].token_ids
     count = len(plain[0].token_ids)
     verdict = f"all {count} tokens are identical" if same else "ERROR: the two answers differ"
-    stdout().print(f"with and without drafting: {verdict}; drafting took {drafted[1]:.2f} s, plain {plain[1]:.2f} s: "
-                   f"{plain[1] / drafted[1]:.2f}x as fast")  # fmt: skip
+    stdout().print(
+        f"with and without drafting: {verdict}; drafting took {drafted[1]:.2f} s, plain decoding {plain[1]:.2f} s: "
+        f"{plain[1] / drafted[1]:.2f}x as fast"
+    )
     return 0 if same else 1
 
 

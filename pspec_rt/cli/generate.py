@@ -61,14 +61,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _stream(generator: Generator, prompt: Any, options: dict[str, Any]) -> GenerationOutput:
-    console = stdout()
-    printer = None
-    for chunk in generator.generate(prompt, stream=True, **options):
-        assert generator.tokenizer is not None, "a text prompt was encoded"
-        printer = printer or StreamPrinter(console, generator.tokenizer.stream_decoder())
+    chunks = generator.generate(prompt, stream=True, **options)
+    printer = StreamPrinter(generator)
+    for chunk in chunks:
         printer.write(chunk)
         if chunk.output is not None:
-            console.out("")
+            stdout().out("")
             return chunk.output
     raise AssertionError("a stream ends with an output")
 

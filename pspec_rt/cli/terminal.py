@@ -16,9 +16,9 @@ ACCEPTED_STYLE = "green"
 
 
 class Decoder(Protocol):
-    """Incremental decoding, as `Tokenizer.stream_decoder()` gives it."""
+    """Incremental decoding, as `pspec_rt.tokenizer.StreamDecoder` does it."""
 
-    def push(self, token_ids: list[int]) -> str: ...
+    def push(self, ids: list[int]) -> str: ...
     def flush(self) -> str: ...
 
 
@@ -62,11 +62,14 @@ class DraftColours:
 
 
 class StreamPrinter:
-    """Writes a stream's text to standard output as it comes."""
+    """Writes the stream of one text or chat prompt to standard output as it comes."""
 
-    def __init__(self, console: Console, decoder: Decoder) -> None:
-        self._console = console
-        self._colours = DraftColours(decoder)
+    def __init__(self, generator: Generator) -> None:
+        from ..tokenizer import StreamDecoder
+
+        assert generator.tokenizer is not None, "the prompt is text, so there is a tokenizer"
+        self._console = stdout()
+        self._colours = DraftColours(StreamDecoder(generator.tokenizer))
 
     def write(self, chunk: StreamChunk) -> None:
         for text, accepted in self._colours.pieces(chunk):
@@ -91,9 +94,13 @@ def stats_lines(stats: Stats) -> list[str]:
         f"prefill {stats.prefill_s:.2f} s, decode {stats.decode_s:.2f} s ({_shares(stats)})",
     ]
     if stats.drafted:
-        rates = " ".join(f"{rate:.0%}" for rate in stats.acceptance_rate_per_position)
-        lines.append(f"drafts accepted at position 1, 2, ...: {rates}")
+        lines.append(f"drafts accepted at position 1, 2, ...: {percentages(stats.acceptance_rate_per_position)}")
     return lines
+
+
+def percentages(rates: list[float]) -> str:
+    """Rates as whole percentages in a row."""
+    return " ".join(f"{rate:.0%}" for rate in rates)
 
 
 def _shares(stats: Stats) -> str:

@@ -1,4 +1,4 @@
-"""One end-to-end measurement: questions in; speed, acceptance and proof of equal output, against plain decoding and peers."""
+"""The end-to-end measurement: speed, acceptance and equality of output, against plain decoding and peers."""
 
 from __future__ import annotations
 

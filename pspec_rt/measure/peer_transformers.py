@@ -18,7 +18,9 @@ class TransformersContender:
 
     def __init__(self, setup: PeerSetup) -> None:
         from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()  # it would draw without a terminal, too
         model: Any = AutoModelForCausalLM.from_pretrained(setup.checkpoint, dtype=setup.dtype)
         model.generation_config = GenerationConfig(do_sample=False, use_cache=True)
         self._model = model.to(setup.device).eval()

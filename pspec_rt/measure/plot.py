@@ -40,6 +40,7 @@ def plot_speedups(report: Report, path: str | Path) -> bool:
         bars = axes.barh(places, values, height, label=RATIOS[name], color=colour)
         axes.bar_label(bars, fmt="%.2fx", padding=3, fontsize=8)
     _decorate(axes, list(groups), report.meta)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.savefig(path)
     return True
 
@@ -48,8 +49,8 @@ def _decorate(axes: Any, names: list[str], meta: dict[str, Any]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.02)
     axes.set_xlabel("ratio of tokens per second")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{meta['drafter'] or 'no drafter'}, {meta['dtype']}, {meta['threads']} threads, {meta['cpu']}", fontsize=9)
-    axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.35), ncols=3, fontsize=8, frameon=False)
+    conditions = (meta["drafter"] or "no drafter", meta["dtype"], f"{meta['threads']} threads", meta["cpu"])
+    axes.set_title(", ".join(conditions), fontsize=9)

@@ -65,6 +65,8 @@ def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambd
 
     Raises PspecError subclasses for bad questions, options, checkpoints; nothing is measured then.
     """
+    if config.max_new_tokens < 1:
+        raise RequestError(f"max_new_tokens={config.max_new_tokens}: expected a whole number >= 1")
     check_peers(config.peers, config.temperature)
     questions = choose(load_questions(config.questions), config.tasks, config.limit)
     threads = _set_threads(config.threads)
@@ -74,7 +76,7 @@ def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambd
     for index, question in enumerate(questions):
         turn = index % len(contenders)
         try:
-            row = _ask(question, contenders[turn:] + contenders[:turn], ours, config.max_new_tokens)
+            row = ask(question, contenders[turn:] + contenders[:turn], ours, config.max_new_tokens)
             report.questions.append(row)
         except RequestError as error:
             log.warning("question %s is left out: %s", question.question_id, error)
@@ -135,14 +137,12 @@ def _set_threads(threads: int | None) -> int:
 
 def _warm_up(contenders: list[Contender], generator: Generator, question: Question) -> None:
     """Allocations, first-call set-up and page faults happen here, outside the clock."""
-    prompt_ids = generator.encode([{"role": "user", "content": question.turns[0]}])[:256]
+    prompt_ids = generator.encode([{"role": "user", "content": question.turns[0]}])[:64]
     for contender in contenders:
         contender.answer(prompt_ids, WARM_UP_TOKENS)
 
 
-def _ask(
-    question: Question, contenders: list[Contender], generator: Generator, max_new_tokens: int
-) -> dict[str, Any]:
+def ask(question: Question, contenders: list[Contender], generator: Generator, max_new_tokens: int) -> dict[str, Any]:
     """All turns of one question; the plain answer goes into the history, so everybody continues the same ids."""
     messages: list[dict[str, str]] = []
     turns: list[dict[str, Answer]] = []

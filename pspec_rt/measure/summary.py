@@ -16,6 +16,7 @@ Row = dict[str, Any]
 def row_of(question: Question, prompt_tokens: int, turns: Sequence[dict[str, Answer]]) -> Row:
     """The row of one question: its turns added up per contender, and whose ids differ from the plain ones, where."""
     names = sorted(turns[0])
+    ids = {name: [answers[name].token_ids for answers in turns] for name in names}
     return {
         "question_id": question.question_id,
         "category": question.category,
@@ -23,11 +24,7 @@ def row_of(question: Question, prompt_tokens: int, turns: Sequence[dict[str, Ans
         "turns": len(turns),
         "prompt_tokens": prompt_tokens,
         "contenders": {name: _totals([answers[name] for answers in turns]) for name in names},
-        "first_difference": {
-            name: first_difference([answers["plain"].token_ids for answers in turns], [answers[name].token_ids for answers in turns])
-            for name in names
-            if name != "plain"
-        },
+        "first_difference": {name: first_difference(ids["plain"], ids[name]) for name in names if name != "plain"},
     }
 
 

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's JSON files with errors that name the file, the key and what was expected."""
+"""Reading a checkpoint's JSON files; errors name the file, the key and what was expected."""
 
 from __future__ import annotations
 
@@ -29,9 +29,7 @@ class Fields:
         """A whole number >= minimum; the default stands in for a missing key or null."""
         value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-            raise CheckpointError(
-                f"{self.source}: {key} = {value!r}, expected a whole number >= {minimum}"
-            )
+            raise CheckpointError(f"{self.source}: {key} = {value!r}, expected a whole number >= {minimum}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
@@ -51,9 +49,7 @@ class Fields:
         value = self.raw.get(key)
         values = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-            raise CheckpointError(
-                f"{self.source}: {key} = {value!r}, expected a token id or a list of them"
-            )
+            raise CheckpointError(f"{self.source}: {key} = {value!r}, expected a token id or a list of them")
         return tuple(values)
 
     def _get(self, key: str, default: Any) -> Any:

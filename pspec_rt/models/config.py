@@ -117,8 +117,8 @@ class GenerationDefaults:
         """Raise CheckpointError naming the settings that change the text and are not supported."""
         if self.refused:
             raise CheckpointError(
-                f"{source}: generation_config.json asks for {', '.join(self.refused)}, which is not "
-                "supported. Pass ignore_generation_config=True to generate without it"
+                f"{source}: generation_config.json asks for {', '.join(self.refused)}, which is "
+                "not supported. Pass ignore_generation_config=True to generate without it"
             )
 
 
@@ -150,8 +150,8 @@ def parse_config(raw: dict[str, Any], source: str, architecture: str | None = No
     head_dim = config.integer("head_dim", family.head_dim or hidden // heads)
     if heads % kv_heads or head_dim % 2:
         raise CheckpointError(
-            f"{source}: {heads} query heads over {kv_heads} key/value heads of {head_dim} dimensions: "
-            "the first must be a multiple of the second, and the last even"
+            f"{source}: {heads} query heads over {kv_heads} key/value heads of {head_dim} "
+            "dimensions: the first must be a multiple of the second, and the last even"
         )
     num_layers = config.integer("num_hidden_layers")
     max_positions = config.integer("max_position_embeddings", family.max_positions)
@@ -185,8 +185,7 @@ def _architecture(config: Fields) -> str:
     name = names[0] if isinstance(names, list) and names else None
     if name not in FAMILIES:
         raise CheckpointError(
-            f"{config.source}: architecture {name!r} is not supported. "
-            f"Supported: {', '.join(FAMILIES)}"
+            f"{config.source}: architecture {name!r} is not supported. Supported: {', '.join(FAMILIES)}"
         )
     return name
 
@@ -200,9 +199,7 @@ def _check_supported(config: Fields) -> None:
         )
     activation = config.raw.get("hidden_act", "silu")
     if activation not in ("silu", "swish"):
-        raise CheckpointError(
-            f"{config.source}: hidden_act {activation!r} is not supported, only 'silu'"
-        )
+        raise CheckpointError(f"{config.source}: hidden_act {activation!r} is not supported, only 'silu'")
 
 
 def _windows(config: Fields, architecture: str, num_layers: int) -> tuple[int, ...]:
@@ -220,8 +217,7 @@ def _windows(config: Fields, architecture: str, num_layers: int) -> tuple[int, .
         return tuple(window if i >= first else 0 for i in range(num_layers))
     if len(types) != num_layers or not set(types) <= {"full_attention", "sliding_attention"}:
         raise CheckpointError(
-            f"{config.source}: layer_types = {types!r}, expected {num_layers} times "
-            "full_attention or sliding_attention"
+            f"{config.source}: layer_types = {types!r}, expected {num_layers} times full_attention or sliding_attention"
         )
     return tuple(window if kind == "sliding_attention" else 0 for kind in types)
 

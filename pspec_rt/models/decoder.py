@@ -54,7 +54,7 @@ class _Pass:
 
 
 class Stack:
-    """Decoder layers with their RoPE tables; knows neither embedding nor head, so drafters use it too.
+    """Decoder layers with their RoPE tables, without embedding and head, so drafters use it too.
 
     The input is `rows.residual_RM`, written by the caller; the output is `rows.hidden_RM`.
     """
@@ -91,29 +91,20 @@ class Stack:
             rows.hidden_RM, written.
         """
 
-        def attend(
-            q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int
-        ) -> None:
-            tree, scale = (prefix_B, words_BN), self._scale
-            ops.tree_attention(q_BNHE, k_BGSE, v_BGSE, *tree, out_BNHE, scale=scale, window=window)
+        def attend(q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int) -> None:
+            ops.tree_attention(q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, scale=self._scale, window=window)
 
         step = _Pass(positions_BN.shape[0], positions_BN, prefix_B, cache, attend, exact=True)
         return self._run(rows, step, norm_M, taps)
 
     def prefill(
-        self,
-        rows: Rows,
-        start: int,
-        slot: KVCache,
-        *,
-        norm_M: Tensor | None = None,
-        taps: Taps = NO_TAPS,
+        self, rows: Rows, start: int, slot: KVCache, *, norm_M: Tensor | None = None, taps: Taps = NO_TAPS
     ) -> Tensor:
         """Run positions start..start+R-1 of one slot, causally, with library GEMM and attention.
 
         Args:
             rows: workspace rows; `residual_RM` is the input and changes.
-            start: position, and cache row, of the first row; rows 0..start-1 of the slot are already there.
+            start: position and cache row of the first row; rows 0..start-1 are already there.
             slot: a cache of one slot; its rows start..start+R-1 are written.
             norm_M, taps: as in `forward`.
 
@@ -124,14 +115,8 @@ class Stack:
         assert start + R <= slot.capacity, f"prefill of {R} rows at {start} in {slot.capacity}"
         positions_BN = torch.arange(start, start + R, dtype=torch.int32, device=device)[None]
         prefix_B = torch.full((1,), start, dtype=torch.int32, device=device)
-        step = _Pass(
-            1,
-            positions_BN,
-            prefix_B,
-            slot,
-            _CausalChunk(start, R, self._scale, device),
-            exact=False,
-        )
+        attend = _CausalChunk(start, R, self._scale, device)
+        step = _Pass(1, positions_BN, prefix_B, slot, attend, exact=False)
         return self._run(rows, step, norm_M, taps)
 
     def _run(self, rows: Rows, step: _Pass, norm_M: Tensor | None, taps: Taps) -> Tensor:
@@ -143,16 +128,9 @@ class Stack:
         return rows.hidden_RM
 
     def _layer(
-        self,
-        index: int,
-        layer: LayerWeights,
-        rows: Rows,
-        x_RM: Tensor | None,
-        step: _Pass,
-        taps: Taps,
+        self, index: int, layer: LayerWeights, rows: Rows, x_RM: Tensor | None, step: _Pass, taps: Taps
     ) -> Tensor:
-        """One layer: takes the previous MLP's output, still to be added to the residual stream,
-        and returns its own."""
+        """One layer: takes the previous MLP's output, not yet added to the residual stream, and returns its own."""
         rope, exact = self.rope, step.exact
         k_BGSE, v_BGSE = step.cache.layer(index)
         q_BNHE = rows.q_RHE.unflatten(0, (step.B, -1))
@@ -162,26 +140,20 @@ class Stack:
         taps.write(index, rows.residual_RM)
         ops.linear(rows.normed_RM, layer.qkv_XM, rows.qkv_RX, bias_O=layer.qkv_bias_X, exact=exact)
         ops.rope_append(
-            rows.qkv_RX, step.positions_BN, step.prefix_B, rope.cos_SE, rope.sin_SE, k_BGSE, v_BGSE, q_BNHE,
+            rows.qkv_RX, step.positions_BN, step.prefix_B,
+            rope.cos_SE, rope.sin_SE, k_BGSE, v_BGSE, q_BNHE,
             q_norm_E=layer.q_norm_E, k_norm_E=layer.k_norm_E, eps=self.config.rms_norm_eps,
         )  # fmt: skip
         step.attend(q_BNHE, k_BGSE, v_BGSE, attn_BNHE, layer.window)
-        ops.linear(
-            rows.attn_RHE.flatten(1), layer.o_MO, rows.x_RM, bias_O=layer.o_bias_M, exact=exact
-        )
+        ops.linear(rows.attn_RHE.flatten(1), layer.o_MO, rows.x_RM, bias_O=layer.o_bias_M, exact=exact)
 
         self._norm(rows, rows.x_RM, layer.post_norm_M, rows.normed_RM)
-        gate_up_bias = layer.gate_up_bias_2I
-        ops.linear(
-            rows.normed_RM, layer.gate_up_2IM, rows.gate_up_R2I, bias_O=gate_up_bias, exact=exact
-        )
+        ops.linear(rows.normed_RM, layer.gate_up_2IM, rows.gate_up_R2I, bias_O=layer.gate_up_bias_2I, exact=exact)
         ops.silu_mul(rows.gate_up_R2I, rows.mlp_RI)
         ops.linear(rows.mlp_RI, layer.down_MI, rows.x_RM, bias_O=layer.down_bias_M, exact=exact)
         return rows.x_RM
 
-    def _norm(
-        self, rows: Rows, x_RM: Tensor | None, weight_M: Tensor | None, out_RM: Tensor
-    ) -> None:
+    def _norm(self, rows: Rows, x_RM: Tensor | None, weight_M: Tensor | None, out_RM: Tensor) -> None:
         """residual += x; out = norm(residual), or the residual itself where there is no norm."""
         if weight_M is not None:
             ops.add_rms_norm(x_RM, rows.residual_RM, weight_M, self.config.rms_norm_eps, out_RM)
@@ -192,16 +164,14 @@ class Stack:
 
 
 class _CausalChunk:
-    """Attention of a prefill chunk: row i of the chunk sees cache rows 0..start+i, at most `window` of them."""
+    """Attention of a prefill chunk: its row i sees cache rows 0..start+i, the last `window`."""
 
     def __init__(self, start: int, rows: int, scale: float, device: torch.device) -> None:
         self.end, self.scale = start + rows, scale
         self._row_R1 = torch.arange(start, self.end, device=device)[:, None]
         self._masks: dict[int, Tensor] = {}  # by window
 
-    def __call__(
-        self, q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int
-    ) -> None:
+    def __call__(self, q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int) -> None:
         out_BHNE = F.scaled_dot_product_attention(
             q_BNHE.transpose(1, 2),
             k_BGSE[:, :, : self.end],
@@ -301,9 +271,7 @@ class Decoder:
         """
         rows = work.rows(ids_T.numel())
         ops.embed(ids_T, self.embed_VM, rows.residual_RM)
-        return self.stack.prefill(
-            rows, start, slot, norm_M=self.norm_M, taps=self._taps(features_RF)
-        )
+        return self.stack.prefill(rows, start, slot, norm_M=self.norm_M, taps=self._taps(features_RF))
 
     def _taps(self, features_RF: Tensor | None) -> Taps:
         return NO_TAPS if features_RF is None else Taps(self.taps, features_RF)
@@ -312,9 +280,4 @@ class Decoder:
     def nbytes(self) -> int:
         """Bytes of all weights, a tied head counted once."""
         head = 0 if self.head_VM is self.embed_VM else self.head_VM.nbytes
-        return (
-            self.embed_VM.nbytes
-            + self.norm_M.nbytes
-            + head
-            + sum(layer.nbytes for layer in self.stack.layers)
-        )
+        return self.embed_VM.nbytes + self.norm_M.nbytes + head + sum(layer.nbytes for layer in self.stack.layers)

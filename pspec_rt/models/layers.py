@@ -80,9 +80,7 @@ class LayerWeights:
         ):
             if qkv is not None:
                 q, k, v = qkv.split([H * E, G * E, G * E])
-                pieces |= {
-                    f"self_attn.{part}_proj.{kind}": t for part, t in (("q", q), ("k", k), ("v", v))
-                }
+                pieces |= {f"self_attn.{part}_proj.{kind}": t for part, t in (("q", q), ("k", k), ("v", v))}
             if gate_up is not None:
                 gate, up = gate_up.chunk(2)
                 pieces |= {f"mlp.{part}_proj.{kind}": t for part, t in (("gate", gate), ("up", up))}

@@ -1,4 +1,4 @@
-"""Rotary position embedding: its parameters from config.json, and the cos/sin tables the ops read."""
+"""Rotary position embedding: parameters from config.json, and the cos/sin tables ops read."""
 
 from __future__ import annotations
 
@@ -47,19 +47,15 @@ def parse_rope(config: Fields, max_positions: int) -> RopeConfig:
     theta = fields.number("rope_theta", config.number("rope_theta", 10_000.0))
     partial = fields.number("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
     if partial != 1.0:
-        raise CheckpointError(
-            f"{config.source}: partial_rotary_factor = {partial} is not supported, only 1.0"
-        )
+        raise CheckpointError(f"{config.source}: partial_rotary_factor = {partial} is not supported, only 1.0")
     if kind == "longrope":
         raise CheckpointError(
-            f"{config.source}: RoPE kind 'longrope' is not supported: its frequencies change once a "
-            "sequence passes the original length, which would change keys that are already in the "
-            f"cache. Supported: {', '.join(KINDS)}"
+            f"{config.source}: RoPE kind 'longrope' is not supported: its frequencies change once "
+            "a sequence passes the original length, which would change keys that are already in "
+            f"the cache. Supported: {', '.join(KINDS)}"
         )
     if kind not in KINDS:
-        raise CheckpointError(
-            f"{config.source}: RoPE kind {kind!r} is not supported. Supported: {', '.join(KINDS)}"
-        )
+        raise CheckpointError(f"{config.source}: RoPE kind {kind!r} is not supported. Supported: {', '.join(KINDS)}")
     original = config.integer(
         "original_max_position_embeddings",
         fields.integer("original_max_position_embeddings", max_positions),
@@ -104,16 +100,12 @@ def _flatten(config: Fields) -> Mapping[str, Any]:
     """The one set of RoPE parameters; given per layer type, all must be the same."""
     raw = config.raw.get("rope_scaling") or config.raw.get("rope_parameters") or {}
     if not isinstance(raw, Mapping):
-        raise CheckpointError(
-            f"{config.source}: rope_scaling / rope_parameters is {raw!r}, expected an object"
-        )
+        raise CheckpointError(f"{config.source}: rope_scaling / rope_parameters is {raw!r}, expected an object")
     nested = [raw[key] for key in raw if key in _LAYER_TYPES]
     if not nested:
         return raw
     if not isinstance(nested[0], Mapping) or any(other != nested[0] for other in nested):
-        raise CheckpointError(
-            f"{config.source}: rope_parameters differ between layer types; only one RoPE is supported"
-        )
+        raise CheckpointError(f"{config.source}: rope_parameters differ between layer types; only one is supported")
     return nested[0]
 
 
@@ -137,7 +129,7 @@ def _llama3(rope: RopeConfig, inverse: Tensor) -> Tensor:
 
 
 def _yarn(rope: RopeConfig, inverse: Tensor, head_dim: int) -> Tensor:
-    """Blend of kept (fast) and slowed-down (slow) waves, linear in the dimension between two turn counts."""
+    """Fast waves kept, slow ones slowed down, between two turn counts blended by dimension."""
 
     def dimension(turns: float) -> float:
         """The dimension pair that makes this many turns within the original context."""
@@ -160,9 +152,7 @@ class Rope:
         cos_SE, sin_SE: [S, E/2] fp32, the attention factor folded in.
     """
 
-    def __init__(
-        self, rope: RopeConfig, head_dim: int, device: torch.device, positions: int = 0
-    ) -> None:
+    def __init__(self, rope: RopeConfig, head_dim: int, device: torch.device, positions: int = 0) -> None:
         self.config = rope
         self.device = device
         self._inverse_E = inverse_frequencies(rope, head_dim)
@@ -180,8 +170,8 @@ class Rope:
         limit = self.config.max_positions
         if limit is not None and positions > limit:
             raise ConfigError(
-                f"{positions} positions asked for, but RoPE kind {self.config.kind!r} is served only "
-                f"up to the model's original length of {limit}: lower the capacity (max_length)"
+                f"{positions} positions asked for, but RoPE kind {self.config.kind!r} is served "
+                f"only up to the model's original length of {limit}: lower max_length"
             )
         if positions > self.cos_SE.shape[0]:
             self._build(positions)

@@ -76,7 +76,8 @@ def load_target(
             not supported, and do without it.
 
     Raises:
-        CheckpointError: nothing there, damaged, or unsupported; names the file and the tensor or key.
+        CheckpointError: nothing there, damaged, or unsupported; names the file and the tensor or
+            key.
         ConfigError: unknown dtype or device.
     """
     path = hub.resolve(path_or_id)
@@ -96,9 +97,7 @@ def load_target(
     return Target(str(path_or_id), path, config, decoder, defaults, kind, place)
 
 
-def resolve_dtype(
-    dtype: str | torch.dtype, config: ModelConfig, checkpoint: Checkpoint
-) -> torch.dtype:
+def resolve_dtype(dtype: str | torch.dtype, config: ModelConfig, checkpoint: Checkpoint) -> torch.dtype:
     """The dtype to load weights in; raises ConfigError naming the choices."""
     if dtype == "auto":
         named = {str(d).removeprefix("torch."): d for d in DTYPES.values()}.get(config.dtype or "")

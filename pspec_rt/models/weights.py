@@ -71,9 +71,7 @@ class Checkpoint:
         """A whole-number tensor (a drafter's d2t), as int64; raises CheckpointError for another."""
         entry = self._entry(name)
         if entry.dtype not in ("I64", "I32"):
-            raise CheckpointError(
-                f"{entry.file}: tensor {name} is {entry.dtype}, expected I64 or I32"
-            )
+            raise CheckpointError(f"{entry.file}: tensor {name} is {entry.dtype}, expected I64 or I32")
         with safe_open(entry.file, framework="pt") as tensors:
             return tensors.get_tensor(name).long()
 
@@ -140,9 +138,7 @@ def _files(folder: Path) -> list[Path]:
         files = [folder / name for name in sorted(set(shards.values()))]
         for file in files:
             if not file.exists():
-                raise CheckpointError(
-                    f"{file}: shard is missing, although {INDEX} names it; download it again"
-                )
+                raise CheckpointError(f"{file}: shard is missing, although {INDEX} names it; download it again")
         return files
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
@@ -165,13 +161,11 @@ def _read_header(file: Path) -> dict[str, _Entry]:
             header.pop("__metadata__", None)
             for name, info in header.items():
                 if 8 + header_size + info["data_offsets"][1] > size:
-                    raise CheckpointError(
-                        f"{file}: truncated: it ends inside tensor {name}; download it again"
-                    )
+                    raise CheckpointError(f"{file}: truncated: it ends inside tensor {name}; download it again")
             entries = {n: _Entry(file, i["dtype"], tuple(i["shape"])) for n, i in header.items()}
             with safe_open(file, framework="pt"):  # the library's own checks of the header
                 return entries
-        except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise CheckpointError(f"{broken} ({error})") from error
 
 
@@ -191,6 +185,4 @@ def _batches(names: list[str], pieces: Mapping[str, Tensor]) -> list[list[str]]:
 def _check_finite(file: Path, name: str, tensor: Tensor) -> None:
     low, high = torch.aminmax(tensor)  # both are NaN if anything is
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise CheckpointError(
-            f"{file}: tensor {name} holds NaN or infinite values; the checkpoint is damaged"
-        )
+        raise CheckpointError(f"{file}: tensor {name} holds NaN or infinite values; the checkpoint is damaged")

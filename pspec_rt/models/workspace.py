@@ -34,12 +34,7 @@ class Workspace:
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device | str = "cpu",
+        self, config: ModelConfig, rows: int, *, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
         def empty(*size: int) -> Tensor:
             return torch.empty(rows, *size, dtype=dtype, device=device)

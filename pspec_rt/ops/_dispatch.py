@@ -70,8 +70,7 @@ class Op:
         if name is not None:
             if name not in self.backends:
                 raise ConfigError(
-                    f"PSPEC_BACKEND: op {self.name!r} has no backend {name!r}, "
-                    f"only {sorted(self.backends)}"
+                    f"PSPEC_BACKEND: op {self.name!r} has no backend {name!r}, only {sorted(self.backends)}"
                 )
             return name
         for name in PREFERENCE.get(device_type, ("ref",)):
@@ -91,9 +90,7 @@ def choose_backends(device_type: str) -> dict[str, str]:
     """
     unknown = set(env.forced_backends()) - set(REGISTRY) - {"*"}
     if unknown:
-        raise ConfigError(
-            f"PSPEC_BACKEND names unknown ops {sorted(unknown)}; ops are {sorted(REGISTRY)}"
-        )
+        raise ConfigError(f"PSPEC_BACKEND names unknown ops {sorted(unknown)}; ops are {sorted(REGISTRY)}")
     table = {}
     for name, op in sorted(REGISTRY.items()):
         op._chosen.clear()
@@ -108,8 +105,7 @@ def ptr(tensor: torch.Tensor | None) -> int:
         return 0
     if not tensor.is_contiguous():
         raise ValueError(
-            f"native kernels read contiguous tensors, got shape {tuple(tensor.shape)} "
-            f"with strides {tensor.stride()}"
+            f"native kernels read contiguous tensors, got shape {tuple(tensor.shape)} with strides {tensor.stride()}"
         )
     return tensor.data_ptr()
 

@@ -10,9 +10,7 @@ from ._dispatch import Op, expect_shape
 _op = Op("add_rms_norm", ref=_ref)
 
 
-def add_rms_norm(
-    x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor
-) -> None:
+def add_rms_norm(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor) -> None:
     """residual += x, then out = (residual * rsqrt(mean(residual^2) + eps)) * weight.
 
     The sum is rounded to the residual's dtype; the norm is taken in fp32 and rounded to that dtype

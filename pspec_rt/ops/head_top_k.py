@@ -72,8 +72,6 @@ def head_top_k(
     if any(x is None for x in sampling) and any(x is not None for x in sampling):
         raise ValueError("temperature_R, noise_QV and noise_row_R go together: give all or none")
     expect_dtypes(torch.int32, out_ids_RC=out_ids_RC, noise_row_R=noise_row_R, id_map_D=id_map_D)
-    expect_dtypes(
-        torch.float32, out_scores_RC=out_scores_RC, temperature_R=temperature_R, noise_QV=noise_QV
-    )
+    expect_dtypes(torch.float32, out_scores_RC=out_scores_RC, temperature_R=temperature_R, noise_QV=noise_QV)
     noise = {"temperature_R": temperature_R, "noise_QV": noise_QV, "noise_row_R": noise_row_R}
     _op(x_RM.device)(x_RM, w_DM, out_ids_RC, out_scores_RC, **noise, id_map_D=id_map_D)

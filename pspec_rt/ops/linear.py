@@ -9,12 +9,8 @@ from ..ref.linear import linear as _ref
 from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
 
 
-def _cpu(
-    x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True
-) -> None:
-    if (
-        not exact
-    ):  # prefill: many rows, where a blocked library GEMM wins and rows need not be independent
+def _cpu(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True) -> None:
+    if not exact:  # prefill: many rows, where a blocked library GEMM wins and rows need not be independent
         _ref(x_RI, w_OI, out_RO, bias_O=bias_O)
         return
     (R, I), O = x_RI.shape, w_OI.shape[0]
@@ -25,9 +21,7 @@ def _cpu(
 _op = Op("linear", ref=_ref, cpu=_cpu)
 
 
-def linear(
-    x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True
-) -> None:
+def linear(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True) -> None:
     """out = x @ w.T (+ bias), accumulated in fp32.
 
     Args:

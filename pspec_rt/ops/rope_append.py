@@ -46,6 +46,4 @@ def rope_append(
     expect_shape("positions_BN", positions_BN, B, N)
     expect_dtypes(torch.int32, positions_BN=positions_BN, prefix_B=prefix_B)
     tables = (cos_SE, sin_SE, k_BGSE, v_BGSE, q_BNHE)
-    _op(q_BNHE.device)(
-        qkv_RX, positions_BN, prefix_B, *tables, q_norm_E=q_norm_E, k_norm_E=k_norm_E, eps=eps
-    )
+    _op(q_BNHE.device)(qkv_RX, positions_BN, prefix_B, *tables, q_norm_E=q_norm_E, k_norm_E=k_norm_E, eps=eps)

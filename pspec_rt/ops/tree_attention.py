@@ -78,6 +78,4 @@ def tree_attention(
     expect_shape("out_BNHE", out_BNHE, B, N, H, E)
     expect_dtype("words_BN", words_BN, torch.int64)
     expect_dtype("k_BGSE", k_BGSE, q_BNHE.dtype)
-    _op(q_BNHE.device)(
-        q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, scale=scale, window=window
-    )
+    _op(q_BNHE.device)(q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, scale=scale, window=window)

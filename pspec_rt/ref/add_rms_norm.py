@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def add_rms_norm(
-    x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor
-) -> None:
+def add_rms_norm(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor) -> None:
     """residual += x; out = rms_norm(residual) * weight; see `pspec_rt.ops.add_rms_norm`."""
     if x_RM is not None:
         residual_RM.add_(x_RM)

@@ -10,9 +10,7 @@ from torch import Tensor
 from ._index import arange
 
 _DEAD = float("-inf")  # popped, or never inserted
-_LOWEST = (
-    -1e300
-)  # a path score of -inf: below every fp32, above _DEAD (scores are compared as fp64)
+_LOWEST = -1e300  # a path score of -inf: below every fp32, above _DEAD (scores are compared as fp64)
 
 
 def build_tree(
@@ -45,9 +43,7 @@ def build_tree(
     torch.add(depth_BN, (length_B - 1)[:, None], out=positions_BN)
 
 
-def _best_first(
-    scores_BKC: Tensor, parent_BN: Tensor, depth_BN: Tensor, words_BN: Tensor
-) -> Tensor:
+def _best_first(scores_BKC: Tensor, parent_BN: Tensor, depth_BN: Tensor, words_BN: Tensor) -> Tensor:
     """Write parent, depth and words of the best-first tree; returns rank_BN.
 
     The frontier is a table whose column is the order of insertion, so argmax (which takes the first

@@ -44,9 +44,7 @@ def gumbel_noise(seed_B: Tensor, first_position_B: Tensor, out_BPV: Tensor) -> N
         out_BPV[:, :, 4 * first : 4 * (first + step)] = noise_BPv[:, :, : V - 4 * first]
 
 
-def _philox(
-    c0: Tensor, c1: Tensor, k0: Tensor, k1: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _philox(c0: Tensor, c1: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Philox4x32-10 of counter (c0, c1, 0, 0): four words, each an int64 in [0, 2^32)."""
     c2 = c3 = torch.zeros_like(c0)
     for _ in range(_ROUNDS):
@@ -66,9 +64,7 @@ def _gumbel(bits: Tensor) -> Tensor:
     z = u.neg()
     w = z + 1.0
     is_one = w == 1.0  # u below half an ulp of 1: log1p(-u) = -u
-    ratio = (
-        log(w).mul_(z).div_(torch.where(is_one, -1.0, w - 1.0))
-    )  # corrects the rounding of 1 - u
+    ratio = log(w).mul_(z).div_(torch.where(is_one, -1.0, w - 1.0))  # corrects the rounding of 1 - u
     return log(torch.where(is_one, u, ratio.neg_())).neg_()
 
 

@@ -41,9 +41,7 @@ def _visible(prefix_B: Tensor, words_BN: Tensor, S: int, window: int) -> Tensor:
     ancestor_BNS = is_scratch_B1S & (bit_BNS == 1)
     alive_BN1 = (words_BN != 0)[:, :, None]  # a padding node sees nothing
     seen_BNS = alive_BN1 & ((scratch_BS < 0)[:, None] | ancestor_BNS)
-    if (
-        window > 0
-    ):  # keep the last `window` visible rows: t - window < logical index, t the node's own
+    if window > 0:  # keep the last `window` visible rows: t - window < logical index, t the node's own
         rows_after_BNS = seen_BNS.flip(2).cumsum(2).flip(2)  # counts the row itself
         seen_BNS = seen_BNS & (rows_after_BNS <= window)
     return seen_BNS

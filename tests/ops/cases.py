@@ -47,9 +47,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
     return torch.equal(bits(a), bits(b))
 
 
-def assert_rows_independent(
-    run: Callable[[slice], Tensor], rows: int = 64, at: Iterable[int] = (0, 31, 63)
-) -> None:
+def assert_rows_independent(run: Callable[[slice], Tensor], rows: int = 64, at: Iterable[int] = (0, 31, 63)) -> None:
     """`run(slice)` computes those rows alone. A row's bits must not depend on who comes along.
 
     Prefixes of every length 1..rows, and some rows alone at the front, with 1 and 2 threads.

@@ -63,7 +63,8 @@ def test_formula(backend: str, seeds: list[int], V: int) -> None:
     for b, (seed, first) in enumerate(zip(seeds, positions, strict=True)):
         for p in range(3):
             expected = torch.tensor([gumbel(seed, first + p, v) for v in range(V)])
-            # u is exact; the two logarithms are within an ulp each, the outer one sees values down to 0.04
+            # u is exact; the two logarithms are within an ulp each, the outer one sees values down
+            # to 0.04
             torch.testing.assert_close(out_BPV[b, p], expected, rtol=1e-5, atol=1e-6)
 
 

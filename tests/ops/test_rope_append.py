@@ -76,9 +76,7 @@ class Case:
     "B, N, H, G, E",
     [(1, 1, 9, 3, 64), (3, 5, 8, 1, 8), (3, 2, 2, 2, 128), (1, 31, 4, 2, 8), (1, 64, 2, 1, 8)],
 )
-def test_formula(
-    backend: str, B: int, N: int, H: int, G: int, E: int, norms: bool, dtype: torch.dtype
-) -> None:
+def test_formula(backend: str, B: int, N: int, H: int, G: int, E: int, norms: bool, dtype: torch.dtype) -> None:
     Case(B, N, H, G, E, dtype, norms).check()
 
 
@@ -86,9 +84,7 @@ def test_position_zero_does_not_rotate(backend: str) -> None:
     case = Case(1, 1, 2, 1, 8, torch.float32, norms=False)
     case.positions_BN.zero_()
     q_BNHE = torch.empty_like(case.q_BNHE)
-    ops.rope_append(
-        case.qkv_RX, case.positions_BN, case.prefix_B, *tables(8), case.k_BGSE, case.v_BGSE, q_BNHE
-    )
+    ops.rope_append(case.qkv_RX, case.positions_BN, case.prefix_B, *tables(8), case.k_BGSE, case.v_BGSE, q_BNHE)
     assert torch.equal(q_BNHE.view(-1), case.qkv_RX[0, :16])
 
 

@@ -64,7 +64,8 @@ class Case:
 
     def check(self) -> None:
         out_BNHE = self.run()
-        # One rounding of values below 5; scores up to some 30 carry fp32 errors of 30 * 2^-23 into exp.
+        # One rounding of values below 5; scores up to some 30 carry fp32 errors of 30 * 2^-23 into
+        # exp.
         bf16 = out_BNHE.dtype is torch.bfloat16
         rtol, atol = (2**-8, 1e-4) if bf16 else (1e-5, 3e-5)
         for b in range(len(self.prefixes)):

@@ -1,0 +1,1 @@
+"""Benchmarks of pspec_rt: ops one by one (bench.ops)."""

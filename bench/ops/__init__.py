@@ -1,0 +1,1 @@
+"""One benchmark per op: `python -m bench.ops.bench_linear [--json OUT] [--quick] [--model NAME]`."""
