@@ -16,7 +16,7 @@ parser.add_argument("--drafter", default="auto")
 args = parser.parse_args()
 
 target = pspec_rt.load_target(args.target or demo_model(progress=True))
-question = "Write the numbers from one to twenty as words, then write them again."
+question = "Repeat this three times: The quick brown fox jumps over the lazy dog while the cat sleeps by the fire."
 messages = [{"role": "user", "content": question}]
 
 generator = pspec_rt.Generator(target, args.drafter)

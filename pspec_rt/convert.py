@@ -33,7 +33,9 @@ SOURCES = {
     "qwen2": _Source("Qwen2ForCausalLM", "qwen2", qkv_bias=True),
     "qwen3": _Source("Qwen3ForCausalLM", "qwen3", qk_norm=True),
 }
-_TOP = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+_EMBED = "token_embd.weight"
+_TOP = {_EMBED: "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+_SPECIAL = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}  # Hugging Face: GGUF
 _OUTPUT = "output.weight"  # absent when the head is tied to the embedding
 _LAYER = {
     "attn_q": "self_attn.q_proj",
@@ -123,7 +125,7 @@ def convert_gguf(gguf: str | Path, out_dir: str | Path, *, progress: bool = Fals
     config = _config(source)
     names = _names(source, config)
     out_dir.mkdir(parents=True, exist_ok=True)
-    _save_tokenizer(source, out_dir)
+    _save_tokenizer(source, out_dir, config["vocab_size"])
     weights = {}
     total = sum(int(tensor.n_bytes) for tensor in source.tensors.values())
     with progress_bar("converting weights", total, progress) as advance:
@@ -131,8 +133,7 @@ def convert_gguf(gguf: str | Path, out_dir: str | Path, *, progress: bool = Fals
             weights[name] = _converted(source, config, stored)
             advance(int(source.tensors[stored].n_bytes))
     save_file(weights, out_dir / "model.safetensors", metadata={"format": "pt"})
-    special = {key: value for key, value in config.items() if key.endswith("_token_id")}
-    _write_json(out_dir / "generation_config.json", special)
+    _write_json(out_dir / "generation_config.json", _generation_config(source, config))
     _write_json(out_dir / "config.json", config)  # last: a folder without it is no checkpoint
     log.info("%s: %d tensors written to %s", gguf, len(weights), out_dir)
     return out_dir
@@ -151,10 +152,14 @@ def _config(source: _Gguf) -> dict[str, Any]:
             f"{source.path}: RoPE scaling {scaling!r} over {rotated} of {head_dim} dimensions is "
             "not converted; use the original Hugging Face checkpoint"
         )
+    if _EMBED not in source.tensors:
+        raise CheckpointError(
+            f"{source.path}: tensor {_EMBED} is missing; a file without weights, or one part of several?"
+        )
     config = {
         "architectures": [kind.architecture],
         "model_type": kind.model_type,
-        "vocab_size": int(source.tensors["token_embd.weight"].shape[1]),
+        "vocab_size": int(source.tensors[_EMBED].shape[1]),
         "hidden_size": hidden,
         "num_hidden_layers": source.need("{arch}.block_count"),
         "num_attention_heads": heads,
@@ -169,10 +174,19 @@ def _config(source: _Gguf) -> dict[str, Any]:
         "tie_word_embeddings": _OUTPUT not in source.tensors,
         "torch_dtype": "bfloat16",
     }
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        if (token := source.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+    for name, key in _SPECIAL.items():
+        if name != "unk" and (token := source.get(f"tokenizer.ggml.{key}_token_id")) is not None:
             config[f"{name}_token_id"] = token
     return config
+
+
+def _generation_config(source: _Gguf, config: dict[str, Any]) -> dict[str, Any]:
+    """The special ids; the end of a turn (eot) ends a text as well as the end of the text does."""
+    special = {key: value for key, value in config.items() if key.endswith("_token_id")}
+    end, turn = special.get("eos_token_id"), source.get("tokenizer.ggml.eot_token_id")
+    if turn is not None and turn != end:
+        special["eos_token_id"] = [turn] if end is None else [end, turn]
+    return special
 
 
 def _names(source: _Gguf, config: dict[str, Any]) -> dict[str, str]:
@@ -208,26 +222,32 @@ def _converted(source: _Gguf, config: dict[str, Any], stored: str) -> Tensor:
     return weight.unflatten(0, (heads[part], -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
-def _save_tokenizer(source: _Gguf, out_dir: Path) -> None:
+def _save_tokenizer(source: _Gguf, out_dir: Path, vocab_size: int) -> None:
     """Write tokenizer.json and tokenizer_config.json (with the chat template)."""
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(source.path.parent), gguf_file=source.path.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source.path.parent), gguf_file=source.path.name)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise CheckpointError(f"{source.path}: its tokenizer cannot be converted ({error!r})") from error
     if source.get("tokenizer.ggml.pre") == "smollm":
         # transformers leaves out that SmolLM's vocabulary was learned on single digits.
         digits = pre_tokenizers.Digits(individual_digits=True)
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    tokenizer.backend_tokenizer.save(str(out_dir / "tokenizer.json"))
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    # transformers adds GPT-2's own end token where the vocabulary has none, as an id the model has no row for.
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] < vocab_size]
+    (out_dir / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": source.need("{arch}.context_length"),
     }
-    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        if getattr(tokenizer, key) is not None:
-            settings[key] = str(getattr(tokenizer, key))
+    for name, key in _SPECIAL.items():
+        if (token := source.get(f"tokenizer.ggml.{key}_token_id")) is not None:
+            settings[f"{name}_token"] = tokenizer.convert_ids_to_tokens(token)
     if template := source.get("tokenizer.chat_template"):
         settings["chat_template"] = template
     _write_json(out_dir / "tokenizer_config.json", settings)

@@ -135,7 +135,7 @@ class StreamDecoder:
         for token_id in ids:
             if token_id in self._tokenizer.byte_ids:
                 self._bytes.append(token_id)
-            else:
+            elif self._tokenizer.is_visible(token_id):
                 self._window += [*self._bytes, token_id]
                 self._bytes.clear()
         return self._emit() if len(self._window) > before else ""

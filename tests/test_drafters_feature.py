@@ -134,8 +134,8 @@ def test_chunked_prefill_equals_one_pass(tmp_path: Path, variant: str) -> None:
     for chunk in (48, 16, 7, 1):
         replay = Replay(drafter, [Text(text.tokens, text.features, 41)], TreeSpec.chain(4), chunk)
         caches.append(replay.state.drafter.cache.kv_L2BGSE[..., :40, :].clone())
-    for cache in caches[1:]:
-        torch.testing.assert_close(cache, caches[0], rtol=1e-4, atol=1e-5)
+    for other in caches[1:]:
+        torch.testing.assert_close(other, caches[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("variant", ["eagle-all", "medusa-all"])
@@ -183,7 +183,5 @@ def test_drafter_and_target_may_differ_in_dtype(tmp_path: Path, kind: str) -> No
     table = tiny_target().decoder.embed_VM.bfloat16().float()  # bf16 checkpoints round once
     for slot, text in enumerate(replay.texts):
         plain = {"embed_tokens.weight": table, "lm_head.weight": table, **tensors}
-        logits = feature_logits(
-            raw, plain, tiny_target(), text.tokens[: text.length], text.features[: text.length], 4
-        )
+        logits = feature_logits(raw, plain, tiny_target(), text.tokens[: text.length], text.features[: text.length], 4)
         replay.check(slot, logits, draft_ids(tensors))

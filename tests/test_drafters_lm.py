@@ -81,9 +81,7 @@ def check_sequential(replay: Replay, architecture: str) -> None:
 @pytest.mark.parametrize("sampling", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kind", ["pard", "lm"])
-def test_rounds_equal_transformers(
-    tmp_path: Path, kind: str, architecture: str, sampling: bool
-) -> None:
+def test_rounds_equal_transformers(tmp_path: Path, kind: str, architecture: str, sampling: bool) -> None:
     drafter = pard(tmp_path, architecture) if kind == "pard" else sequential(architecture)
     check = check_pard if kind == "pard" else check_sequential
     replay = Replay(drafter, make_texts(), TreeSpec.best_first(4, 12, candidates=6))

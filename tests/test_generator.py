@@ -24,7 +24,9 @@ def test_kinds_of_prompts(generator: Generator) -> None:
     assert text.token_ids == ids.token_ids and len(text.token_ids) <= 6
     chat = generator.generate([{"role": "user", "content": "hello there"}], max_new_tokens=6)
     assert chat.stats.prompt_tokens > text.stats.prompt_tokens
-    batch = generator.generate(["hello there", [5, 6, 7], [{"role": "user", "content": "hello there"}]], max_new_tokens=6)
+    batch = generator.generate(
+        ["hello there", [5, 6, 7], [{"role": "user", "content": "hello there"}]], max_new_tokens=6
+    )
     assert [output.prompt_index for output in batch] == [0, 1, 2]
     assert batch[0].token_ids == text.token_ids and batch[2].token_ids == chat.token_ids
 
@@ -92,7 +94,9 @@ def test_stop_strings_never_leak(generator: Generator) -> None:
 def test_the_end_token_is_not_shown(generator: Generator) -> None:
     whole = generator.generate([5, 6, 7], max_new_tokens=20, temperature=1.0, seed=2, ignore_eos=True)
     stop_id = whole.token_ids[7]
-    output = generator.generate([5, 6, 7], max_new_tokens=20, temperature=1.0, seed=2, ignore_eos=True, stop_token_ids=[stop_id])
+    output = generator.generate(
+        [5, 6, 7], max_new_tokens=20, temperature=1.0, seed=2, ignore_eos=True, stop_token_ids=[stop_id]
+    )
     end = whole.token_ids.index(stop_id)
     assert output.token_ids == whole.token_ids[: end + 1] and output.finish_reason == "stop"
     assert output.text == generator.tokenizer.decode(whole.token_ids[:end])
@@ -151,7 +155,9 @@ def test_leaving_a_stream_frees_the_slots(generator: Generator) -> None:
         ([[5], [10_000]], {}, RequestError, "10000"),
     ],
 )
-def test_bad_requests(generator: Generator, prompts: object, options: dict, error: type[Exception], message: str) -> None:
+def test_bad_requests(
+    generator: Generator, prompts: object, options: dict, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         generator.generate(prompts, **options)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from pspec_rt.ops._dispatch import REGISTRY
 
@@ -44,75 +43,94 @@ DECODE_PATH = [PACKAGE / "step.py", PACKAGE / "models" / "decoder.py"] + [
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Every node of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
-def each(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=name_of)
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
 
 
-def functions(path: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, Function))
+def none(violations: Iterable[str]) -> None:
+    """Fail with all violations, one a line."""
+    found = list(violations)
+    assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("op", OPS)
-def test_an_op_has_all_its_rooms(op: str) -> None:
-    rooms = [f"pspec_rt/ref/{op}.py", f"tests/ops/test_{op}.py", f"bench/ops/bench_{op}.py"]
-    if "cpu" in REGISTRY[op].backends:
-        rooms.append(f"csrc/cpu/{op}.cpp")
-    missing = [room for room in rooms if not (ROOT / room).is_file()]
-    assert not missing, f"op {op} lacks {missing}"
+def method_calls(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, method) of every call x.method(..)."""
+    for node in nodes(path):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.lineno, node.func.attr
+
+
+def test_an_op_has_all_its_rooms() -> None:
+    def rooms(op: str) -> Iterator[str]:
+        yield from (f"pspec_rt/ref/{op}.py", f"tests/ops/test_{op}.py", f"bench/ops/bench_{op}.py")
+        if "cpu" in REGISTRY[op].backends:
+            yield f"csrc/cpu/{op}.cpp"
+
+    none(f"op {op} lacks {room}" for op in OPS for room in rooms(op) if not (ROOT / room).is_file())
 
 
 def test_rooms_belong_to_an_op() -> None:
     refs = {p.stem for p in (PACKAGE / "ref").glob("*.py") if not p.stem.startswith("_")}
     benches = {p.stem.removeprefix("bench_") for p in (ROOT / "bench" / "ops").glob("bench_*.py")}
-    assert refs == set(OPS) == set(REGISTRY)
-    assert benches == set(OPS)
+    assert refs == benches == set(OPS) == set(REGISTRY)
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, first name below pspec_rt) of the package's own imports, those for type checkers apart."""
-    inside = path.relative_to(PACKAGE).with_suffix("").parts[:-1]
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(node)
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for node in ast.walk(block)
-    }
-    for node in ast.walk(tree):
+def imports(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, dotted name) of what a file imports at run time; relative names resolved."""
+    inside = ["pspec_rt", *path.relative_to(PACKAGE).parts[:-1]]
+    blocks = [n for n in nodes(path) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    typing_only = {id(node) for block in blocks for node in ast.walk(block)}
+    for node in nodes(path):
         if id(node) in typing_only:
             continue
         if isinstance(node, ast.Import):
-            modules = [alias.name.split(".") for alias in node.names]
+            yield from ((node.lineno, alias.name.split(".")) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = ["pspec_rt", *inside][: len(inside) + 2 - node.level] if node.level else []
+            base = inside[: len(inside) + 1 - node.level] if node.level else []
             module = base + (node.module.split(".") if node.module else [])
-            modules = [[*module, alias.name] for alias in node.names]
-        else:
-            continue
-        yield from ((node.lineno, m[1]) for m in modules if m[0] == "pspec_rt" and len(m) > 1)
-        above = {m[0] for m in modules} & {"bench", "tests"}
-        assert not above, f"{name_of(path)}:{node.lineno} imports {above}"
+            yield from ((node.lineno, [*module, alias.name]) for alias in node.names)
 
 
-@each([p for p in SOURCES if p != PACKAGE / "__init__.py"])
-def test_imports_point_one_way(path: Path) -> None:
-    own = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    assert own in RANK, f"{own} has no place in LAYERS"
-    for line, name in imported(path):
-        is_module = name in RANK or (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
-        if is_module and name != own:
-            assert RANK[name] <= RANK[own], f"{name_of(path)}:{line} imports {name}, which is above {own}"
+def is_module(name: str) -> bool:
+    return name in RANK or (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()
 
 
-@each(ALL_PYTHON + NATIVE)
-def test_file_says_what_it_is_and_is_short(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    assert not lines or lines[0].startswith(('"""', "#", "//")), "the first line must say what the file is"
-    assert len(lines) <= MAX_FILE, f"{len(lines)} lines"
+def test_every_module_has_a_layer() -> None:
+    names = {p.relative_to(PACKAGE).with_suffix("").parts[0] for p in SOURCES} - {"__init__"}
+    none(f"{name}: give it a place in LAYERS" for name in sorted(names - set(RANK)))
+
+
+def test_imports_point_one_way() -> None:
+    def violations() -> Iterator[str]:
+        for path in SOURCES:
+            own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+            for line, name in imports(path):
+                if name[0] in ("bench", "tests"):
+                    yield f"{where(path, line)} imports {name[0]}"
+                if own == "__init__" or name[0] != "pspec_rt" or len(name) < 2 or not is_module(name[1]):
+                    continue
+                if RANK.get(name[1], 99) > RANK.get(own, 99):
+                    yield f"{where(path, line)} imports {name[1]}, which lies above {own}"
+
+    none(violations())
+
+
+def test_a_file_says_what_it_is_and_is_short() -> None:
+    def violations() -> Iterator[str]:
+        for path in ALL_PYTHON + NATIVE:
+            lines = path.read_text().splitlines()
+            if not lines or not lines[0].startswith(('"""', "#", "//")):
+                yield f"{where(path, 1)} the first line must say what the file is"
+            if len(lines) > MAX_FILE:
+                yield f"{where(path, 1)} has {len(lines)} lines"
+
+    none(violations())
 
 
 def body_lines(function: Function) -> int:
@@ -121,41 +139,46 @@ def body_lines(function: Function) -> int:
     return function.end_lineno - first.lineno + 1
 
 
-@each(SOURCES)
-def test_functions_are_short_and_annotated(path: Path) -> None:
-    for function in functions(path):
-        where = f"{name_of(path)}:{function.lineno} {function.name}"
-        assert body_lines(function) <= MAX_FUNCTION, f"{where}: {body_lines(function)} lines"
-        a = function.args
-        arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
-        bare = [x.arg for x in arguments if x.annotation is None and x.arg not in ("self", "cls")]
-        assert not bare, f"{where}: no annotation for {bare}"
-        assert function.returns is not None, f"{where}: no return annotation"
+def bare_arguments(function: Function) -> list[str]:
+    """Arguments without annotation."""
+    a = function.args
+    arguments = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+    return [x.arg for x in arguments if x.annotation is None and x.arg not in ("self", "cls")]
 
 
-@each([p for p in SOURCES if p.relative_to(PACKAGE).parts[0] != "cli"])
-def test_only_the_command_line_prints(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id != "print", f"{name_of(path)}:{node.lineno} prints; use logging"
+def test_functions_are_short_and_annotated() -> None:
+    def violations() -> Iterator[str]:
+        for path in SOURCES:
+            for function in (node for node in nodes(path) if isinstance(node, Function)):
+                at = f"{where(path, function.lineno)} {function.name}"
+                if body_lines(function) > MAX_FUNCTION:
+                    yield f"{at} has {body_lines(function)} lines"
+                if bare := bare_arguments(function):
+                    yield f"{at} lacks annotations of {bare}"
+                if function.returns is None:
+                    yield f"{at} lacks a return annotation"
+
+    none(violations())
 
 
-@each(DECODE_PATH)
-def test_decode_path_never_waits_for_the_device(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            assert node.func.attr not in HOST_SYNCS, f"{name_of(path)}:{node.lineno} .{node.func.attr}()"
+def test_only_the_command_line_prints() -> None:
+    quiet = [path for path in SOURCES if path.relative_to(PACKAGE).parts[0] != "cli"]
+    calls = ((p, n) for p in quiet for n in nodes(p) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name))
+    none(f"{where(p, n.lineno)} prints; use logging" for p, n in calls if n.func.id == "print")
 
 
-@each(SOURCES)
-def test_errors_are_not_swallowed(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{name_of(path)}:{node.lineno} bare except"
+def test_the_decode_path_never_waits_for_the_device() -> None:
+    calls = ((path, line, method) for path in DECODE_PATH for line, method in method_calls(path))
+    none(f"{where(path, line)} .{method}()" for path, line, method in calls if method in HOST_SYNCS)
 
 
-@each([p for p in SOURCES if p != PACKAGE / "env.py"])
-def test_environment_variables_are_read_in_one_place(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv"):
-            raise AssertionError(f"{name_of(path)}:{node.lineno} reads the environment; use pspec_rt.env")
+def test_no_error_is_swallowed() -> None:
+    handlers = ((p, n) for p in SOURCES for n in nodes(p) if isinstance(n, ast.ExceptHandler))
+    none(f"{where(path, node.lineno)} bare except" for path, node in handlers if node.type is None)
+
+
+def test_environment_variables_are_read_in_one_place() -> None:
+    others = [path for path in SOURCES if path != PACKAGE / "env.py"]
+    attributes = ((p, n) for p in others for n in nodes(p) if isinstance(n, ast.Attribute))
+    reads = ((p, n.lineno) for p, n in attributes if ast.unparse(n) in ("os.environ", "os.getenv"))
+    none(f"{where(path, line)} reads the environment; use pspec_rt.env" for path, line in reads)

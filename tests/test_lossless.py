@@ -20,7 +20,11 @@ from tests.pairwise import pairwise
 from tests.running import run
 from tests.tiny import tiny_target
 
-PROMPTS = [[5, 9, 2, 7] * 5, [11], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3, 2, 7, 9, 5, 0]]
+PROMPTS = [
+    [5, 9, 2, 7] * 5,
+    [11],
+    [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 2, 6, 4, 3, 3, 8, 3, 2, 7, 9, 5, 0],
+]
 NEW_TOKENS = (28, 21, 24)
 CHUNK = 16
 DRAFTERS = [*KINDS, "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm"]
@@ -51,7 +55,8 @@ def make_drafter(kind: str, target: Target, prompts: list[list[int]], texts: lis
 
 def make_params(sampling: str, batch: int, **more: object) -> list[SamplingParams]:
     return [
-        SamplingParams(NEW_TOKENS[i], **SAMPLINGS[sampling], seed=100 + i, ignore_eos=True, **more) for i in range(batch)
+        SamplingParams(NEW_TOKENS[i], **SAMPLINGS[sampling], seed=100 + i, ignore_eos=True, **more)
+        for i in range(batch)
     ]
 
 
@@ -121,7 +126,9 @@ def test_a_late_rank_is_found_by_a_tree_only(sampling: str) -> None:
 def test_mixed_requests_do_not_disturb_each_other() -> None:
     """Greedy, noise, filtered and logprob requests share a batch; each gives what it gives alone."""
     target = tiny_target(dtype="bf16")
-    mixed = [SamplingParams(NEW_TOKENS[i], **s, seed=100 + i, ignore_eos=True) for i, s in enumerate(SAMPLINGS.values())]
+    mixed = [
+        SamplingParams(NEW_TOKENS[i], **s, seed=100 + i, ignore_eos=True) for i, s in enumerate(SAMPLINGS.values())
+    ]
     alone = Engine(target, max_length=96, prefill_chunk=CHUNK)
     expected = [run(alone, [PROMPTS[i]], [mixed[i]])[0] for i in range(3)]
     together = Engine(target, NgramDrafter(), max_batch=3, max_length=96, k=4, prefill_chunk=CHUNK)

@@ -42,7 +42,7 @@ def byte_level() -> Tokenizer:
 def sentencepiece(style: str) -> Tokenizer:
     """A Llama-2 like tokenizer: ▁ for spaces, bytes for what is not in the vocabulary."""
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
-    words = ["▁", "▁▁", "▁the", "the", "▁a", "row", "▁row", "▁in", "好", "中", "e", "\u0301", ".", "▁.", "\ufffd"]
+    words = ["", "▁", "▁▁", "▁the", "the", "▁a", "row", "▁row", "▁in", "好", "中", "e", "\u0301", ".", "▁.", "\ufffd"]
     for piece in [*words, *"abcdfghijklmnopqrstuvwxyz,:?0123456789"]:
         vocab.setdefault(piece, len(vocab))
     backend = tokenizers.Tokenizer(
@@ -141,6 +141,16 @@ def test_text_comes_as_soon_as_it_is_certain() -> None:
     assert pieces[0] == "hello" and pieces[-1] == ""
     assert [piece for piece in pieces if "🙂" in piece] == ["🙂"]
     assert "\ufffd" not in "".join(pieces)
+
+
+@pytest.mark.parametrize("style", ["legacy", "metaspace"])
+def test_spaces_survive_pieces_without_text(style: str) -> None:
+    """The space of a piece must not be taken for the one that is dropped in front of a whole text."""
+    tokenizer = sentencepiece(style)
+    row, empty, space, the = (tokenizer.backend.get_vocab()[piece] for piece in ("▁row", "", "▁", "▁the"))
+    for ids in ([row, empty, the], [row, EOS, the], [row, space, the], [empty, the, the], [space, the], [the, the]):
+        assert check_stream(tokenizer, ids)[-3:] != [""] * 3
+    assert tokenizer.decode([row, empty, the]) == "row the"
 
 
 def test_special_and_unknown_ids_are_not_shown() -> None:

@@ -23,7 +23,7 @@ void choose_isa(const std::string& name) {
   if (set_isa(name.c_str())) return;
   std::string usable;
   for (const std::string& isa : isas()) usable += " " + isa;
-  throw std::invalid_argument("no kernels for '" + name + "' on this CPU; usable:" + usable);
+  throw std::invalid_argument("PSPEC_CPU_ISA: no kernels for '" + name + "' on this CPU; usable:" + usable);
 }
 
 void choose_threads(int n) {

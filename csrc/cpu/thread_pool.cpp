@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -151,6 +152,7 @@ float* scratch(ScratchSlot slot, int64_t floats) {
     std::free(buffer.data);
     buffer.size = (floats + 1023) / 1024 * 1024;
     buffer.data = static_cast<float*>(std::aligned_alloc(64, buffer.size * sizeof(float)));
+    if (buffer.data == nullptr) throw std::bad_alloc();
   }
   return buffer.data;
 }

@@ -17,6 +17,7 @@ using RangeTask = std::function<void(int64_t begin, int64_t end, int thread)>;
 void parallel_for(int64_t n, int64_t grain, const RangeTask& task);
 
 int num_threads();
+// Not while another thread is inside parallel_for: the old workers are joined.
 void set_num_threads(int n);
 
 // fp32 scratch of the calling thread that grows and is never given back; `slot` tells apart buffers in use at once.

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     max_new_tokens = 48 if args.check else 256
     say = stderr()
-    target = load_target(target_path(None), progress=show_progress())
+    target = load_target(target_path(None, show_progress()), progress=show_progress())
     drafting, plain = Generator(target, "auto", progress=show_progress()), Generator(target, None)
     stdout().out(f"{QUESTION}\n", highlight=False)
     results = []

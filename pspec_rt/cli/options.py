@@ -57,28 +57,29 @@ def sampling_options(args: argparse.Namespace) -> dict[str, object]:
     return {name: getattr(args, name) for name in names}
 
 
-def target_path(target: str | None) -> str | Path:
+def target_path(target: str | None, progress: bool) -> str | Path:
     """The target as given, or the demo model, fetched and converted when it is not in the cache yet."""
     if target is not None:
         return target
     from ..hub import demo_model
 
-    return demo_model(progress=show_progress())
+    return demo_model(progress=progress)
 
 
 def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
     """The Generator that `add_model_options` describes."""
     from ..generator import Generator
 
+    progress = show_progress() and not getattr(args, "quiet", False) and not getattr(args, "json", False)
     return Generator(
-        target_path(args.target),
+        target_path(args.target, progress),
         args.drafter,
         dtype=args.dtype,
         device=args.device,
         k=args.k,
         tree=args.tree,
         max_batch=max_batch,
-        progress=show_progress(),
+        progress=progress,
     )
 
 

@@ -19,9 +19,7 @@ def check_candidates(state: DecodeState, vocabulary: int, kind: str) -> None:
         )
 
 
-def rank_candidates(
-    state: DecodeState, hidden_RM: Tensor, head_DM: Tensor, id_map_D: Tensor | None = None
-) -> None:
+def rank_candidates(state: DecodeState, hidden_RM: Tensor, head_DM: Tensor, id_map_D: Tensor | None = None) -> None:
     """Write all candidates of the state at once.
 
     Args:
@@ -37,9 +35,7 @@ def rank_candidates(
     ops.head_top_k(hidden_RM, head_DM, ids_RC, scores_RC, id_map_D=id_map_D, **noise)
 
 
-def shared_noise(
-    state: DecodeState, temperature_R: Tensor, noise_row_R: Tensor
-) -> dict[str, Tensor | None]:
+def shared_noise(state: DecodeState, temperature_R: Tensor, noise_row_R: Tensor) -> dict[str, Tensor | None]:
     """Arguments of head_top_k that rank by log_softmax(logits / T + noise), the noise being the target's own."""
     if state.mode == "greedy":
         return {}

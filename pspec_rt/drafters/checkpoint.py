@@ -40,9 +40,7 @@ FEATURE_FAMILIES: dict[str, type[FeatureDrafter]] = {EAGLE: HeadDrafter, MEDUSA:
 DEFAULT_K = {PARD: 8, LM: 4}  # when config.json says nothing
 
 
-def load_drafter(
-    path_or_id: str | Path, target: Target, dtype: str | torch.dtype | None = None
-) -> Drafter:
+def load_drafter(path_or_id: str | Path, target: Target, dtype: str | torch.dtype | None = None) -> Drafter:
     """Load a drafter: this runtime's own formats, a PARD model, or any small causal LM of the target's tokenizer.
 
     Args:
@@ -61,9 +59,7 @@ def load_drafter(
         drafter: Drafter = _load_feature(raw, checkpoint, target, dtype)
     else:
         drafter = _load_lm(kind, raw, path, target, dtype)
-    log.info(
-        "%s: %s drafter, k=%d, %.1f MB", path_or_id, kind, drafter.default_k, drafter.nbytes / 1e6
-    )
+    log.info("%s: %s drafter, k=%d, %.1f MB", path_or_id, kind, drafter.default_k, drafter.nbytes / 1e6)
     return drafter
 
 
@@ -74,16 +70,9 @@ def recognise(raw: dict[str, Any], checkpoint: Checkpoint) -> str:
     if pspec is not None:
         kind = pspec.get("kind") if isinstance(pspec, dict) else None
         if kind not in KINDS:
-            raise CheckpointError(
-                f"{source}: pspec = {pspec!r}: expected an object with kind {', '.join(KINDS)}"
-            )
+            raise CheckpointError(f"{source}: pspec = {pspec!r}: expected an object with kind {', '.join(KINDS)}")
         return kind
-    if (
-        isinstance(architectures, list)
-        and architectures[:1]
-        and architectures[0] in FAMILIES
-        and EMBED in checkpoint
-    ):
+    if isinstance(architectures, list) and architectures[:1] and architectures[0] in FAMILIES and EMBED in checkpoint:
         return PARD if "pard_token" in raw else LM
     keys = ("architectures", "model_type", "speculators_model_type")
     seen = ", ".join(f"{key} {raw[key]!r}" for key in keys if key in raw)
@@ -106,15 +95,11 @@ def save_drafter(drafter: Drafter, folder: str | Path) -> Path:
     raw, views = saved
     # Copies: q, k and v are views of one fused tensor, and safetensors refuses tensors that share memory.
     tensors = {name: view.detach().cpu().clone() for name, view in views.items()}
-    dtype = next(
-        str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()
-    )
+    dtype = next(str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point())
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
-    (folder / "config.json").write_text(
-        json.dumps({**raw, "dtype": dtype}, indent=2) + "\n", encoding="utf-8"
-    )
+    (folder / "config.json").write_text(json.dumps({**raw, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -138,9 +123,7 @@ def _load_feature(
     return FEATURE_FAMILIES[config.kind](config, weights, target)
 
 
-def _load_lm(
-    kind: str, raw: dict[str, Any], path: Path, target: Target, dtype: str | torch.dtype | None
-) -> LMDrafter:
+def _load_lm(kind: str, raw: dict[str, Any], path: Path, target: Target, dtype: str | torch.dtype | None) -> LMDrafter:
     fields = Fields(raw, str(path / "config.json"))
     vocab = fields.integer("vocab_size")
     k = Fields(raw.get("pspec", {}), f"{fields.source}: pspec").integer("k", DEFAULT_K[kind])
@@ -148,9 +131,7 @@ def _load_lm(
         raise CheckpointError(f"{fields.source}: pspec: k = {k}, at most {MAX_K} is supported")
     mask_id = fields.integer("pard_token", minimum=0) if kind == PARD else 0
     if mask_id >= vocab:
-        raise CheckpointError(
-            f"{fields.source}: pard_token = {mask_id} is outside the vocabulary of {vocab}"
-        )
+        raise CheckpointError(f"{fields.source}: pard_token = {mask_id} is outside the vocabulary of {vocab}")
     check_vocabulary(str(path), vocab, target.config)
     chosen = target.dtype if dtype is None else dtype
     model = load_target(path, dtype=chosen, device=target.device, ignore_generation_config=True)
@@ -199,15 +180,13 @@ def init_drafter(
     Raises:
         ConfigError, CheckpointError, DrafterMismatchError: the options fit neither each other nor the target.
     """
-    if kind not in KINDS or not 1 <= k <= MAX_K or not set(parts) <= set(PARTS):
+    chosen = target.dtype if dtype is None else DTYPE_NAMES.get(str(dtype).removeprefix("torch."))
+    if kind not in KINDS or not 1 <= k <= MAX_K or not set(parts) <= set(PARTS) or chosen is None:
         raise ConfigError(
-            f"kind={kind!r}, k={k}, parts={tuple(parts)}: expected kind {', '.join(KINDS)}; k 1..{MAX_K}; "
-            f"parts of {', '.join(PARTS)}"
+            f"kind={kind!r}, k={k}, parts={tuple(parts)}, dtype={dtype}: expected "
+            f"kind {', '.join(KINDS)}; k 1..{MAX_K}; parts of {', '.join(PARTS)}; dtype bf16 or fp32"
         )
-    chosen = target.dtype if dtype is None else DTYPE_NAMES.get(dtype, dtype)
-    sizes = _layer_sizes(
-        target.config, layers, hidden_size or target.config.hidden_size, intermediate_size
-    )
+    sizes = _layer_sizes(target.config, layers, hidden_size or target.config.hidden_size, intermediate_size)
     if kind in FEATURE_FAMILIES:
         raw = {
             "pspec": {"kind": kind, "k": k, "taps": list(taps)},
@@ -220,17 +199,14 @@ def init_drafter(
     return _new_lm(kind, k, sizes, target, seed, chosen)
 
 
-def _layer_sizes(
-    target: ModelConfig, layers: int, hidden: int, intermediate: int | None
-) -> dict[str, Any]:
+def _layer_sizes(target: ModelConfig, layers: int, hidden: int, intermediate: int | None) -> dict[str, Any]:
     """The Llama part of a config.json: heads like the target's, as many as fit the width."""
     heads, kv_heads = target.num_heads, target.num_kv_heads
     if hidden != target.hidden_size:
         heads = kv_heads = max(1, hidden // target.head_dim)
     return {
         "hidden_size": hidden,
-        "intermediate_size": intermediate
-        or target.intermediate_size * hidden // target.hidden_size,
+        "intermediate_size": intermediate or target.intermediate_size * hidden // target.hidden_size,
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
@@ -252,9 +228,7 @@ def _new_feature(
 ) -> FeatureDrafter:
     d2t_D = None
     if draft_vocab is not None:
-        ids_D = torch.tensor(
-            range(draft_vocab) if isinstance(draft_vocab, int) else draft_vocab, dtype=torch.int64
-        )
+        ids_D = torch.tensor(range(draft_vocab) if isinstance(draft_vocab, int) else draft_vocab, dtype=torch.int64)
         d2t_D = ids_D - torch.arange(len(ids_D))
         raw["draft_vocab_size"] = len(ids_D)
     config = parse_feature_config(raw, f"new {raw['pspec']['kind']} drafter")
@@ -269,9 +243,7 @@ def _new_feature(
     return FEATURE_FAMILIES[config.kind](config, weights, target)
 
 
-def _new_lm(
-    kind: str, k: int, sizes: dict[str, Any], target: Target, seed: int, dtype: torch.dtype
-) -> LMDrafter:
+def _new_lm(kind: str, k: int, sizes: dict[str, Any], target: Target, seed: int, dtype: torch.dtype) -> LMDrafter:
     raw = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -282,12 +254,8 @@ def _new_lm(
     config = parse_config(raw, f"new {kind} drafter")
     decoder = empty_decoder(config, dtype, target.device)
     randomize(decoder_pieces(decoder).items(), seed)
-    model = Target(
-        f"new {kind} drafter", Path(), config, decoder, GenerationDefaults(), dtype, target.device
-    )
+    model = Target(f"new {kind} drafter", Path(), config, decoder, GenerationDefaults(), dtype, target.device)
     if kind == PARD:
-        raw["pard_token"] = (
-            config.vocab_size - 1
-        )  # tokenizers leave the end of a padded table unused
+        raw["pard_token"] = config.vocab_size - 1  # tokenizers leave the end of a padded table unused
         return ParallelLMDrafter(model, raw, target.config, k, raw["pard_token"])
     return SequentialLMDrafter(model, raw, target.config, k)

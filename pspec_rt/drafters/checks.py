@@ -11,9 +11,7 @@ from ..models.weights import Checkpoint
 from .config import FeatureConfig
 from .weights import D2T, HEAD, MASK_EMBEDDING
 
-VOCAB_PADDING = (
-    256  # models of one tokenizer pad their tables to different multiples, of up to this
-)
+VOCAB_PADDING = 256  # models of one tokenizer pad their tables to different multiples, of up to this
 
 
 def check_vocabulary(name: str, own: int, target: ModelConfig) -> None:
@@ -57,9 +55,7 @@ def check_d2t(config: FeatureConfig, d2t_D: Tensor, target: ModelConfig) -> None
     """Raise unless the offsets give draft_vocab_size ascending ids of the target's vocabulary."""
     D = config.draft_vocab
     if d2t_D.shape != (D,):
-        raise CheckpointError(
-            f"{config.source}: {D2T} has shape {tuple(d2t_D.shape)}, draft_vocab_size implies ({D},)"
-        )
+        raise CheckpointError(f"{config.source}: {D2T} has shape {tuple(d2t_D.shape)}, draft_vocab_size implies ({D},)")
     ids_D = d2t_D + torch.arange(D)
     low, high = int(ids_D.min()), int(ids_D.max())
     if low < 0 or high >= target.vocab_size:

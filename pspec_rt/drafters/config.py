@@ -80,16 +80,12 @@ def parse_feature_config(raw: dict[str, Any], source: str) -> FeatureConfig:
     if k > MAX_K:
         raise CheckpointError(f"{source}: pspec: k = {k}, at most {MAX_K} is supported")
     if not isinstance(taps, list) or not taps or any(type(tap) is not int for tap in taps):
-        raise CheckpointError(
-            f"{source}: pspec: taps = {taps!r}, expected a list of layer indices such as [-1]"
-        )
+        raise CheckpointError(f"{source}: pspec: taps = {taps!r}, expected a list of layer indices such as [-1]")
     if len(set(taps)) != len(taps):
         raise CheckpointError(f"{source}: pspec: taps = {taps!r} names a hidden state twice")
     layers = parse_config(raw, source, architecture="LlamaForCausalLM")
     if layers.qkv_bias or layers.o_bias or layers.mlp_bias:
-        raise CheckpointError(
-            f"{source}: attention_bias and mlp_bias are not part of this drafter format"
-        )
+        raise CheckpointError(f"{source}: attention_bias and mlp_bias are not part of this drafter format")
     return FeatureConfig(
         kind=raw["pspec"]["kind"],
         k=k,
@@ -105,9 +101,7 @@ def parse_feature_config(raw: dict[str, Any], source: str) -> FeatureConfig:
 def _parse_target(raw: dict[str, Any], source: str) -> dict[str, Any]:
     entry = raw.get("target")
     if not isinstance(entry, dict):
-        raise CheckpointError(
-            f"{source}: target is missing: expected an object with {', '.join(TARGET_KEYS)}"
-        )
+        raise CheckpointError(f"{source}: target is missing: expected an object with {', '.join(TARGET_KEYS)}")
     fields = Fields(entry, f"{source}: target")
     sizes = {key: fields.integer(key) for key in TARGET_KEYS[:3]}
     return {**sizes, "architecture": str(entry.get("architecture"))}

@@ -59,15 +59,17 @@ class FeatureDrafter(Drafter):
             Rope(config.layers.rope, config.layers.head_dim, self.device),
         )
         self.id_map_D = None if weights.d2t_D is None else as_id_map(weights.d2t_D)
-        self.head_DM = weights.head_DM
-        if self.head_DM is None:  # the target's; of a reduced vocabulary its rows
-            target_head_VM = target.decoder.head_VM
-            self.head_DM = (
-                target_head_VM if self.id_map_D is None else target_head_VM[self.id_map_D]
-            )
+        self.head_DM = self._head(target)
         self.table_VE = self.token_table(target)
         self.mask_inputs_JM = self.mask_inputs()
         self.nbytes = sum(tensor.nbytes for tensor in self.checkpoint()[1].values())
+
+    def _head(self, target: Target) -> Tensor:
+        """[D, Md] its own head, or the target's: all of it, or the rows of a reduced vocabulary."""
+        if self.weights.head_DM is not None:
+            return self.weights.head_DM
+        head_VM = target.decoder.head_VM
+        return head_VM if self.id_map_D is None else head_VM[self.id_map_D]
 
     @abstractmethod
     def token_table(self, target: Target) -> Tensor | None:
@@ -90,18 +92,14 @@ class FeatureDrafter(Drafter):
         check_candidates(state, self.head_DM.shape[0], self.kind)
         shape, layers = state.shape, self.config.layers
         B, M = shape.B, layers.hidden_size
-        options = {"dtype": self.dtype, "device": self.device}
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         rows = DraftRows(state, masks=shape.K - 1, shift=-1)
         self.stack.rope.reserve(shape.S)
         state.drafter = FeatureState(
             rows=rows,
-            cache=KVCache.allocate(
-                layers.num_layers, B, layers.num_kv_heads, shape.S, layers.head_dim, **options
-            ),
+            cache=KVCache.allocate(layers.num_layers, B, layers.num_kv_heads, shape.S, layers.head_dim, **options),
             work=Workspace(layers, max(B * rows.N, prefill_rows), **options),
-            features_BPF=None
-            if self.dtype == state.dtype
-            else torch.zeros(state.features_BPF.shape, **options),
+            features_BPF=None if self.dtype == state.dtype else torch.zeros(state.features_BPF.shape, **options),
             predicting_RM=torch.zeros(B * shape.K, M, **options),
             block_in_BM=torch.zeros(B, M, **options),
             block_out_BM=torch.zeros(B, M, **options),
@@ -117,12 +115,11 @@ class FeatureDrafter(Drafter):
         features_TF: Tensor | None,
     ) -> None:
         """Rows of a chunk, exactly those that `draft` would write for these positions."""
+        assert features_TF is not None, "the target taps what the drafter reads"
         own: FeatureState = state.drafter
         rows = own.work.rows(len(ids_T))
         count_B = state.count_B[slot : slot + 1]
-        self._write_inputs(
-            rows, next_ids_T[None], features_TF.to(self.dtype)[None], count_B, masks=0
-        )
+        self._write_inputs(rows, next_ids_T[None], features_TF.to(self.dtype)[None], count_B, masks=0)
         self.stack.prefill(rows, start, own.cache.slot(slot))
 
     def draft(self, state: DecodeState) -> None:
@@ -132,9 +129,7 @@ class FeatureDrafter(Drafter):
         features_BPF = state.features_BPF
         if own.features_BPF is not None:
             features_BPF = own.features_BPF.copy_(features_BPF)
-        self._write_inputs(
-            rows, state.emitted_BP, features_BPF, state.count_B, masks=state.shape.K - 1
-        )
+        self._write_inputs(rows, state.emitted_BP, features_BPF, state.count_B, masks=state.shape.K - 1)
         hidden_RM = self.stack.forward(
             rows,
             own.rows.positions_BN,
@@ -147,9 +142,7 @@ class FeatureDrafter(Drafter):
         self._apply_blocks(state, own)
         rank_candidates(state, own.predicting_RM, self.head_DM, self.id_map_D)
 
-    def _write_inputs(
-        self, rows: Rows, ids_BP: Tensor, features_BPF: Tensor, count_B: Tensor, masks: int
-    ) -> None:
+    def _write_inputs(self, rows: Rows, ids_BP: Tensor, features_BPF: Tensor, count_B: Tensor, masks: int) -> None:
         """Input rows of `ids_BP.shape[0]` slots, each P committed rows and then the first `masks` masks."""
         weights = self.weights
         ops.draft_inputs(

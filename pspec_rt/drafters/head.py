@@ -26,7 +26,5 @@ class HeadDrafter(FeatureDrafter):
         J = weights.mask_embedding_JE.shape[0]
         if weights.mask_feature_F is None:  # k = 1: no masks
             return weights.fc_MW.new_empty(0, weights.fc_MW.shape[0])
-        joined_JW = torch.cat(
-            [weights.mask_embedding_JE, weights.mask_feature_F.expand(J, -1)], dim=1
-        )
+        joined_JW = torch.cat([weights.mask_embedding_JE, weights.mask_feature_F.expand(J, -1)], dim=1)
         return F.linear(joined_JW, weights.fc_MW, weights.fc_bias_M)

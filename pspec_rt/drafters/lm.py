@@ -53,9 +53,7 @@ class LMDrafter(Drafter):
 
     max_k = MAX_K
 
-    def __init__(
-        self, model: Target, raw: dict[str, Any], target: ModelConfig, default_k: int
-    ) -> None:
+    def __init__(self, model: Target, raw: dict[str, Any], target: ModelConfig, default_k: int) -> None:
         self.model, self.decoder, self.raw = model, model.decoder, raw
         self.check_fit(target)
         self.default_k = default_k
@@ -81,13 +79,11 @@ class LMDrafter(Drafter):
         own: LMState = state.drafter
         self.decoder.prefill_chunk(self._known(ids_T), start, own.cache.slot(slot), own.work)
 
-    def _buffers(
-        self, state: DecodeState, masks: int, predicting: int, prefill_rows: int
-    ) -> dict[str, Any]:
+    def _buffers(self, state: DecodeState, masks: int, predicting: int, prefill_rows: int) -> dict[str, Any]:
         """The fields of LMState for `masks` mask rows and `predicting` predicting rows per slot."""
         check_candidates(state, self.head_DM.shape[0], self.kind)
         shape, config = state.shape, self.model.config
-        options = {"dtype": self.model.dtype, "device": self.model.device}
+        options: dict[str, Any] = {"dtype": self.model.dtype, "device": self.model.device}
         self.decoder.stack.rope.reserve(shape.S)
         rows = DraftRows(state, masks, shift=0)
         kv = (config.num_layers, shape.B, config.num_kv_heads, shape.S, config.head_dim)
@@ -126,9 +122,7 @@ class ParallelLMDrafter(LMDrafter):
 
     kind = PARD
 
-    def __init__(
-        self, model: Target, raw: dict[str, Any], target: ModelConfig, default_k: int, mask_id: int
-    ) -> None:
+    def __init__(self, model: Target, raw: dict[str, Any], target: ModelConfig, default_k: int, mask_id: int) -> None:
         super().__init__(model, raw, target, default_k)
         self.mask_id = mask_id
 
@@ -180,9 +174,7 @@ class SequentialLMDrafter(LMDrafter):
             )
             self._rank(state, own, hidden_BM, depth)
 
-    def _rank(
-        self, state: DecodeState, own: SequentialLMState, hidden_BM: Tensor, depth: int
-    ) -> None:
+    def _rank(self, state: DecodeState, own: SequentialLMState, hidden_BM: Tensor, depth: int) -> None:
         """Candidates of one depth."""
         noise = shared_noise(state, own.temperature_B, own.noise_row_KB[depth])
         ops.head_top_k(hidden_BM, self.head_DM, own.ids_BC, own.scores_BC, **noise)

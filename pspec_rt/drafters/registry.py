@@ -54,8 +54,6 @@ def shipped_for(target: Target) -> Path | None:
     wanted = target_entry(target.config)
     for config in sorted(ZOO.glob("*/config.json")):
         entry = read_json(config).get("target")
-        if isinstance(entry, dict) and all(
-            entry.get(key) == value for key, value in wanted.items()
-        ):
+        if isinstance(entry, dict) and all(entry.get(key) == value for key, value in wanted.items()):
             return config.parent
     return None

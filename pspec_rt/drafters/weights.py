@@ -54,8 +54,11 @@ class FeatureWeights:
     ) -> FeatureWeights:
         """Uninitialised weights; `optional` names the tensors present of those a checkpoint may lack (not d2t)."""
 
-        def new(*size: int, when: bool = True) -> Tensor | None:
-            return torch.empty(size, dtype=dtype, device=device) if when else None
+        def new(*size: int) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
+
+        def new_if(present: bool, *size: int) -> Tensor | None:
+            return new(*size) if present else None
 
         M, D, J, F = (
             config.layers.hidden_size,
@@ -68,24 +71,19 @@ class FeatureWeights:
         depths = config.k if f"{block}weight" in optional else 0
         return cls(
             fc_MW=new(M, W),
-            layers=[
-                LayerWeights.empty(config.layers, i, dtype, device)
-                for i in range(config.layers.num_layers)
-            ],
+            layers=[LayerWeights.empty(config.layers, i, dtype, device) for i in range(config.layers.num_layers)],
             norm_M=new(M),
             mask_embedding_JE=new(J, config.mask_width),
-            mask_feature_F=new(F, when=config.kind == EAGLE and J > 0),
-            fc_bias_M=new(M, when="fc.bias" in optional),
-            anchor_map_MW=new(M, W, when="anchor_map.weight" in optional),
-            embed_VE=new(
+            mask_feature_F=new_if(config.kind == EAGLE and J > 0, F),
+            fc_bias_M=new_if("fc.bias" in optional, M),
+            anchor_map_MW=new_if("anchor_map.weight" in optional, M, W),
+            embed_VE=new_if(
+                "embed_tokens.weight" in optional and config.kind == EAGLE,
                 config.layers.vocab_size,
                 config.embedding_width,
-                when="embed_tokens.weight" in optional and config.kind == EAGLE,
             ),
-            head_DM=new(D, M, when=HEAD in optional),
-            blocks=tuple(
-                ResBlock(new(M, M), new(M, when=f"{block}bias" in optional)) for _ in range(depths)
-            ),
+            head_DM=new_if(HEAD in optional, D, M),
+            blocks=tuple(ResBlock(new(M, M), new_if(f"{block}bias" in optional, M)) for _ in range(depths)),
         )
 
     def pieces(self, config: FeatureConfig) -> dict[str, Tensor]:

@@ -32,6 +32,9 @@ class Taps:
     features_RF: Tensor | None = None
 
     def write(self, index: int, state_RM: Tensor) -> None:
+        """Keep hidden state `index`, if it is wanted."""
+        if self.features_RF is None:
+            return
         M = state_RM.shape[1]
         for j, wanted in enumerate(self.indices):
             if wanted == index:

@@ -40,8 +40,8 @@ class LayerWeights:
     ) -> LayerWeights:
         """Uninitialised weights of layer `index`; device "meta" gives the shapes alone."""
 
-        def new(*size: int, when: bool = True) -> Tensor | None:
-            return torch.empty(size, dtype=dtype, device=device) if when else None
+        def new(*size: int) -> Tensor:
+            return torch.empty(size, dtype=dtype, device=device)
 
         M, E, I = config.hidden_size, config.head_dim, config.intermediate_size
         X, O = config.qkv_width, config.num_heads * E
@@ -50,14 +50,14 @@ class LayerWeights:
             o_MO=new(M, O),
             gate_up_2IM=new(2 * I, M),
             down_MI=new(M, I),
-            input_norm_M=new(M, when=input_norm),
+            input_norm_M=new(M) if input_norm else None,
             post_norm_M=new(M),
-            qkv_bias_X=new(X, when=config.qkv_bias),
-            o_bias_M=new(M, when=config.o_bias),
-            gate_up_bias_2I=new(2 * I, when=config.mlp_bias),
-            down_bias_M=new(M, when=config.mlp_bias),
-            q_norm_E=new(E, when=config.qk_norm),
-            k_norm_E=new(E, when=config.qk_norm),
+            qkv_bias_X=new(X) if config.qkv_bias else None,
+            o_bias_M=new(M) if config.o_bias else None,
+            gate_up_bias_2I=new(2 * I) if config.mlp_bias else None,
+            down_bias_M=new(M) if config.mlp_bias else None,
+            q_norm_E=new(E) if config.qk_norm else None,
+            k_norm_E=new(E) if config.qk_norm else None,
             window=config.windows[index],
         )
 

@@ -104,7 +104,7 @@ def resolve_dtype(dtype: str | torch.dtype, config: ModelConfig, checkpoint: Che
         stored = named or checkpoint.dtype(EMBED)
         return torch.float32 if stored == torch.float32 else torch.bfloat16
     chosen = DTYPE_NAMES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPE_NAMES.values():
+    if chosen is None or chosen not in DTYPE_NAMES.values():
         raise ConfigError(f"dtype {dtype!r} is not supported; choose 'auto', 'bf16' or 'fp32'")
     return chosen
 

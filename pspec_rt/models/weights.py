@@ -22,7 +22,7 @@ log = logging.getLogger("pspec_rt")
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_REOPEN_BYTES = 256 << 20  # a mapping keeps the pages it has read; closing it gives them back
+_REOPEN_BYTES = 64 << 20  # a mapping keeps the pages it has read; closing it gives them back
 
 
 @dataclass(frozen=True)

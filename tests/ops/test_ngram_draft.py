@@ -58,7 +58,9 @@ def test_a_match_needs_a_token_after_it(backend: str) -> None:
 
 
 def test_full_history(backend: str) -> None:
+    """The end of the buffer is the end of the history, and nothing wraps around to its beginning."""
     assert draft([[1, 2, 3, 4, 1, 2]], 4, 6) == [[3, 4, 1, 2]]
+    assert draft([[2, 9, 2, 2]], 2, 4) == [[-1, -1]]
 
 
 def test_long_random_history(backend: str) -> None:

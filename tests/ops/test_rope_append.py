@@ -23,7 +23,7 @@ def tables(E: int) -> tuple[Tensor, Tensor]:
 def rotated(head_E: Tensor, position: int) -> Tensor:
     """rope of one head in fp64: element e and element e + E/2 are one complex number."""
     E = len(head_E)
-    angle = max(position, 0) * 10000.0 ** (-torch.arange(0, E, 2, dtype=torch.float64) / E)
+    angle = min(max(position, 0), MAX_POSITIONS - 1) * 10000.0 ** (-torch.arange(0, E, 2, dtype=torch.float64) / E)
     z = torch.complex(head_E[: E // 2].double(), head_E[E // 2 :].double())
     z = z * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([z.real, z.imag])
@@ -40,7 +40,7 @@ class Case:
     def __init__(self, B: int, N: int, H: int, G: int, E: int, dtype: torch.dtype, norms: bool) -> None:
         S = N + 5
         self.qkv_RX = torch.randn(B * N, (H + 2 * G) * E).to(dtype)
-        self.positions_BN = torch.randint(-2, MAX_POSITIONS, (B, N), dtype=torch.int32)
+        self.positions_BN = torch.randint(-2, MAX_POSITIONS + 3, (B, N), dtype=torch.int32)
         self.prefix_B = torch.randint(0, S - N + 1, (B,), dtype=torch.int32)
         self.k_BGSE, self.v_BGSE = (torch.full((B, G, S, E), float("nan"), dtype=dtype) for _ in "kv")
         self.q_BNHE = torch.empty(B, N, H, E, dtype=dtype)

@@ -115,6 +115,12 @@ def test_ties_with_the_kth_are_kept(backend: str) -> None:
     assert select(rows)[0].tolist() == [3]
 
 
+def test_minus_zero_equals_zero(backend: str) -> None:
+    for logits in ([-0.0, 0.0, -1.0], [0.0, -0.0, -1.0]):
+        ids_R, _, top_ids_RT, _ = select([Row(logits, [0.0] * 3), Row(logits, [0.0] * 3, 0.0)])
+        assert ids_R.tolist() == [0, 0] and top_ids_RT.tolist() == [[0, 1]] * 2
+
+
 def test_top_p_keeps_equals_in_id_order(backend: str) -> None:
     """Eight equal tokens, top_p 0.3: three are kept, the ones with the lowest ids."""
     for favourite, expected in ((2, 2), (3, 0), (7, 0)):

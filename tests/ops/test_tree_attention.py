@@ -111,13 +111,22 @@ def test_padding_nodes_are_zero(backend: str) -> None:
     assert (case.run()[0, [1, 4]] == 0).all()
 
 
-def test_a_sibling_does_not_leak(backend: str) -> None:
-    """NaN in a row only node 1 sees reaches node 1 alone: 0 * NaN never enters a sum."""
+@pytest.mark.parametrize("keys", [False, True])
+def test_a_sibling_does_not_leak(backend: str, keys: bool) -> None:
+    """NaN in a row only node 1 sees stays with node 1: 0 * NaN never enters a sum of the others."""
     case = Case([7], 3, 2, 1, 8, torch.float32, parents=[-1, 0, 0])
-    case.poison(0, {7 + 1})
+    (case.k_BGSE if keys else case.v_BGSE)[0, :, 7 + 1] = NAN
     out_BNHE = case.run()
-    assert out_BNHE[0, 1].isnan().all() and not out_BNHE[0, [0, 2]].isnan().any()
-    torch.testing.assert_close(out_BNHE[0, 2].double(), case.expected(0, 2), rtol=1e-5, atol=3e-5)
+    for n in (0, 2):
+        torch.testing.assert_close(out_BNHE[0, n].double(), case.expected(0, n), rtol=1e-5, atol=3e-5)
+
+
+def test_values_that_are_seen_may_be_nan(backend: str) -> None:
+    """A model gone wrong must show, not be averaged away."""
+    case = Case([7], 3, 2, 1, 8, torch.float32, parents=[-1, 0, 0])
+    case.v_BGSE[0, :, 7 + 1, 3] = NAN
+    out_BNHE = case.run()
+    assert out_BNHE[0, 1, :, 3].isnan().all() and not out_BNHE[0, [0, 2]].isnan().any()
 
 
 def test_infinite_rows_outside_do_not_leak(backend: str) -> None:

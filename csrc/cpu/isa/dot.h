@@ -27,7 +27,8 @@ static inline void dot_tile(const float* x, int64_t x_stride, const W* w, int64_
     Vec weight[OB];
     for (int o = 0; o < OB; ++o) weight[o] = load(w + o * I + i);
     for (int r = 0; r < RB; ++r) {
-      const Vec row = load(x + r * x_stride + i);
+      Vec row = load(x + r * x_stride + i);
+      hold(row);  // loads, not multiply-adds, would limit the loop
       for (int o = 0; o < OB; ++o) acc[r][o] = fma(row, weight[o], acc[r][o]);
     }
   }
@@ -59,7 +60,7 @@ static void dot_rows(const float* x, int64_t x_stride, const W* w, int64_t O, in
 template <typename W>
 static void dot_typed(const float* x, int64_t x_stride, int64_t R, const W* w, int64_t O, int64_t I, float* out,
                       int64_t out_stride) {
-  constexpr int64_t kBlock = 8;  // weight rows that stay in L1 while all activation rows pass
+  constexpr int64_t kBlock = 16;  // weight rows that stay in L1 while all activation rows pass
   for (int64_t o = 0; o < O; o += kBlock) {
     const int64_t width = O - o < kBlock ? O - o : kBlock;
     const W* block = w + o * I;

@@ -51,6 +51,15 @@ static inline Vec load(const float* p) {
   return v;
 }
 
+// Makes the compiler hold v in a register instead of reading it again from memory for each use.
+static inline void hold(Vec& v) {
+#if defined(PSPEC_X86)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+}
+
 static inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
 
 // bf16 is the upper half of an fp32. (GCC 12 makes slow code of a plain conversion from 16 to 32 bits.)
