@@ -92,7 +92,7 @@ class Engine:
     def __post_init__(self) -> None:
         config = self.target.config
         if self.max_batch < 1 or self.prefill_chunk < 1:
-            raise ConfigError(f"max_batch={self.max_batch}, prefill_chunk={self.prefill_chunk}: expected whole numbers >= 1")
+            raise ConfigError(f"max_batch={self.max_batch}, prefill_chunk={self.prefill_chunk}: expected numbers >= 1")
         self.max_length = config.max_positions if self.max_length is None else self.max_length
         check_length(self.max_length, config.max_positions)
         self.tree = tree = resolve_tree(self.drafter, self.k, self.tree)
@@ -136,12 +136,14 @@ class Engine:
             raise RequestError(f"prompt token id {bad} is outside the target's vocabulary of {vocab}")
         if len(prompt_ids) + params.max_new_tokens > limit:
             raise RequestError(
-                f"{len(prompt_ids)} prompt tokens + max_new_tokens={params.max_new_tokens} exceed the capacity of {limit}: "
-                f"shorten the prompt, lower max_new_tokens, or raise max_length "
+                f"{len(prompt_ids)} prompt tokens + max_new_tokens={params.max_new_tokens} exceed the capacity of "
+                f"{limit}: shorten the prompt, lower max_new_tokens, or raise max_length "
                 f"(the model allows {self.target.config.max_positions})"
             )
         if len(self._stop_ids(params)) > MAX_STOP_IDS:
-            raise RequestError(f"{len(self._stop_ids(params))} stop ids, end tokens included; at most {MAX_STOP_IDS} are supported")
+            raise RequestError(
+                f"{len(self._stop_ids(params))} stop ids, end tokens included; at most {MAX_STOP_IDS} fit"
+            )
 
     def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> int:
         """Admit a request and return its slot; its prompt is taken in by the next calls of `step`.
@@ -257,7 +259,6 @@ class Engine:
         if top is None:
             return None
         s = self.state
-        assert s.logprob_BN is not None and s.top_ids_BNT is not None and s.top_logprobs_BNT is not None
         path = s.path_BP[slot, :count].long()
         chosen = s.logprob_BN[slot][path].tolist()
         ids, values = s.top_ids_BNT[slot][path, :top].tolist(), s.top_logprobs_BNT[slot][path, :top].tolist()
@@ -284,6 +285,6 @@ def resolve_tree(drafter: Drafter | None, k: int | None, tree: TreeSpec | str | 
     elif tree is None:
         tree = drafter.default_tree(k_used)
     if tree.k > drafter.max_k:
-        raise ConfigError(f"tree {tree.name} has depth {tree.k}; the {drafter.kind} drafter drafts at most {drafter.max_k} tokens")
+        raise ConfigError(f"tree {tree.name} has depth {tree.k}; the {drafter.kind} drafter drafts 1..{drafter.max_k}")
     assert tree.nodes <= MAX_NODES
     return tree

@@ -62,6 +62,7 @@ class Generator:
         max_batch: most sequences decoded together; further ones wait for a free slot.
         max_length: longest sequence, prompt and new tokens together; default: the model's limit, at most 8192.
         prefill_chunk: prompt tokens taken in per step.
+        ignore_generation_config: load although generation_config.json asks for something unsupported, without it.
         progress: show a progress bar while loading.
 
     Not thread-safe: use one Generator per thread, or a lock. Loaded `Target` objects are read-only and may be shared.
@@ -82,12 +83,17 @@ class Generator:
         max_batch: int = 8,
         max_length: int | None = None,
         prefill_chunk: int = 128,
+        ignore_generation_config: bool = False,
         progress: bool = False,
     ) -> None:
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
         if not isinstance(target, Target):
-            target = load_target(target, dtype=dtype, device=device, progress=progress)
+            target = load_target(
+                target,
+                dtype=dtype,
+                device=device,
+                progress=progress,
+                ignore_generation_config=ignore_generation_config,
+            )
         self.target = target
         self.tokenizer = _tokenizer_of(target)
         self.drafter = find_drafter(drafter, target)
@@ -105,11 +111,15 @@ class Generator:
     @overload
     def generate(self, prompts: Prompt, *, stream: Literal[False] = ..., **options: Any) -> GenerationOutput: ...
     @overload
-    def generate(self, prompts: Sequence[Prompt], *, stream: Literal[False] = ..., **options: Any) -> list[GenerationOutput]: ...
-    @overload
-    def generate(self, prompts: Prompt | Sequence[Prompt], *, stream: Literal[True], **options: Any) -> Iterator[StreamChunk]: ...
-
     def generate(
+        self, prompts: Sequence[Prompt], *, stream: Literal[False] = ..., **options: Any
+    ) -> list[GenerationOutput]: ...
+    @overload
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], *, stream: Literal[True], **options: Any
+    ) -> Iterator[StreamChunk]: ...
+
+    def generate(  # type: ignore[misc]  # the overloads leave the keywords, listed here, to **options
         self,
         prompts: Prompt | Sequence[Prompt],
         *,
@@ -166,7 +176,8 @@ class Generator:
                     ignore_eos=ignore_eos, logprobs=logprobs,
                 )  # fmt: skip
                 text = TextStream(StreamDecoder(self.tokenizer) if self.tokenizer else None, stops)
-                sequences.append(_Sequence(i, j, prompt_ids, params, given, text, logprobs=None if logprobs is None else []))
+                report: list[TokenLogprob] | None = None if logprobs is None else []
+                sequences.append(_Sequence(i, j, prompt_ids, params, given, text, logprobs=report))
         engine = self._engine_for(len(sequences))
         for sequence in sequences:
             engine.check(sequence.prompt_ids, sequence.params)
@@ -196,25 +207,24 @@ class Generator:
                 while waiting and engine.free_slots:
                     sequence = waiting.popleft()
                     if sequence.params.max_new_tokens == 0:
-                        yield _chunk(sequence, "length", Stats(prompt_tokens=len(sequence.prompt_ids)))
+                        yield _last_chunk(sequence, "length", Stats(prompt_tokens=len(sequence.prompt_ids)))
                     else:
                         running[engine.add(sequence.prompt_ids, sequence.params)] = sequence
                 for output in engine.step():
                     sequence = running[output.slot]
                     reason = _take_in(sequence, output)
-                    stats = None
                     if reason is not None:
                         del running[output.slot]
-                        stats = engine.release(output.slot)
-                    if (chunk := _chunk(sequence, reason, stats)) is not None:
-                        yield chunk
+                        yield _last_chunk(sequence, reason, engine.release(output.slot))
+                    elif output.token_ids:
+                        yield _chunk(sequence)
         except KeyboardInterrupt:
             log.warning("interrupted: returning what was generated")
             for slot, sequence in [*running.items(), *((None, sequence) for sequence in waiting)]:
                 sequence.text.finish()
                 stats = Stats(prompt_tokens=len(sequence.prompt_ids)) if slot is None else engine.release(slot)
                 running.pop(slot, None)  # type: ignore[arg-type]
-                yield _chunk(sequence, "interrupted", stats)
+                yield _last_chunk(sequence, "interrupted", stats)
         finally:
             for slot in running:
                 engine.release(slot)
@@ -230,7 +240,10 @@ class Generator:
             )  # fmt: skip
         return self._engine
 
-    def _sampling(self, temperature: float | None, top_k: int | None, top_p: float | None, min_p: float | None) -> dict[str, Any]:
+    def _sampling(
+        self, temperature: float | None, top_k: int | None, top_p: float | None, min_p: float | None
+    ) -> dict[str, Any]:
+        """What the request says, else generation_config.json, else greedy without filters."""
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         defaults = self.target.defaults
         if not defaults.do_sample and temperature is None:
@@ -267,23 +280,24 @@ def _take_in(sequence: _Sequence, output: StepOutput) -> str | None:
     return reason
 
 
-def _chunk(sequence: _Sequence, reason: str | None, stats: Stats | None) -> StreamChunk | None:
-    """What is new of a sequence since its last chunk; None if nothing is and it goes on."""
+def _chunk(sequence: _Sequence) -> StreamChunk:
+    """What is new of a sequence since its last chunk."""
     text = sequence.text.text[sequence.reported_text :]
     ids = sequence.token_ids[sequence.reported_tokens :]
     accepted = sequence.draft_accepted[sequence.reported_tokens :]
     sequence.reported_text, sequence.reported_tokens = len(sequence.text.text), len(sequence.token_ids)
-    output = None
-    if reason is not None:
-        assert stats is not None
-        stats.cut_last_round(*sequence.last_round)
-        output = GenerationOutput(
-            sequence.text.text, sequence.token_ids, reason, stats, sequence.prompt_index, sequence.sample_index,
-            sequence.seed, sequence.logprobs, sequence.draft_accepted,
-        )  # fmt: skip
-    elif not ids:
-        return None
-    return StreamChunk(sequence.prompt_index, sequence.sample_index, text, ids, accepted, output)
+    return StreamChunk(sequence.prompt_index, sequence.sample_index, text, ids, accepted)
+
+
+def _last_chunk(sequence: _Sequence, reason: str, stats: Stats) -> StreamChunk:
+    """The rest of a sequence, with its output."""
+    stats.cut_last_round(*sequence.last_round)
+    chunk = _chunk(sequence)
+    chunk.output = GenerationOutput(
+        sequence.text.text, sequence.token_ids, reason, stats, sequence.prompt_index, sequence.sample_index,
+        sequence.seed, sequence.logprobs, sequence.draft_accepted,
+    )  # fmt: skip
+    return chunk
 
 
 def _kind(prompt: Any) -> Literal["text", "chat", "ids", "many"]:

@@ -1,4 +1,4 @@
-"""Prefill: a prompt into one slot's caches, chunk by chunk, so that joining requests hold up the others only briefly."""
+"""Prefill: a prompt into one slot's caches, chunk by chunk, so that a joining request holds up others only briefly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .state import DecodeState
 def prefill(
     state: DecodeState, target: Decoder, drafter: Drafter | None, slot: int, prompt: Sequence[int], chunk: int
 ) -> Iterator[int]:
-    """Write the KV of all prompt tokens but the newest into `slot`; yields the chunks left, after each and at the end 0.
+    """Write the KV of all prompt tokens but the newest into `slot`; yields how many chunks are left, at the end 0.
 
     Chunks start at multiples of `chunk` and are padded to it, so a prompt's bits depend neither on the other slots nor
     on how much of it ran before. The newest token is the bonus token of the first round. The slot must be idle.

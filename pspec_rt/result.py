@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 
@@ -66,15 +67,15 @@ class Stats:
 
     def add(self, other: Stats) -> None:
         """Add another sequence's counts and times to this one."""
-        width = max(len(self.accepted_per_position), len(other.accepted_per_position))
-        padded = [counts + [0] * (width - len(counts)) for counts in (self.accepted_per_position, other.accepted_per_position)]
+        ours, theirs = self.accepted_per_position, other.accepted_per_position
+        per_position = [a + b for a, b in zip_longest(ours, theirs, fillvalue=0)]
         for name, value in vars(other).items():
-            setattr(self, name, [a + b for a, b in zip(*padded)] if isinstance(value, list) else getattr(self, name) + value)
+            setattr(self, name, per_position if name == "accepted_per_position" else getattr(self, name) + value)
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, times and the derived rates, ready for JSON."""
-        derived = ("mean_acceptance_length", "acceptance_rate", "acceptance_rate_per_position", "decode_s", "tokens_per_s")
-        return asdict(self) | {name: getattr(self, name) for name in derived}
+        rates = ("mean_acceptance_length", "acceptance_rate", "acceptance_rate_per_position")
+        return asdict(self) | {name: getattr(self, name) for name in (*rates, "decode_s", "tokens_per_s")}
 
 
 @dataclass

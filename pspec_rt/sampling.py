@@ -44,18 +44,21 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _require(_is_int(self.max_new_tokens) and self.max_new_tokens >= 0, "max_new_tokens", self.max_new_tokens, "an int >= 0")
-        _require(_is_number(self.temperature) and self.temperature >= 0, "temperature", self.temperature, "a finite number >= 0")
-        _require(_is_int(self.top_k) and self.top_k >= 0, "top_k", self.top_k, "an int >= 0 (0 = off)")
-        _require(_is_number(self.top_p) and 0 < self.top_p <= 1, "top_p", self.top_p, "in (0, 1] (1 = off)")
-        _require(_is_number(self.min_p) and 0 <= self.min_p <= 1, "min_p", self.min_p, "in [0, 1] (0 = off)")
-        _require(_is_int(self.seed), "seed", self.seed, "an int")
-        _require(all(isinstance(s, str) and s for s in self.stop), "stop", self.stop, "non-empty strings")
-        _require(all(_is_int(i) and i >= 0 for i in self.stop_token_ids), "stop_token_ids", self.stop_token_ids, "token ids >= 0")
-        _require(
-            self.logprobs is None or (_is_int(self.logprobs) and 0 <= self.logprobs <= MAX_LOGPROBS),
-            "logprobs", self.logprobs, f"None or an int in 0..{MAX_LOGPROBS}",
-        )  # fmt: skip
+        def require(name: str, holds: bool, allowed: str) -> None:
+            if not holds:
+                raise RequestError(f"{name}={getattr(self, name)!r}: expected {allowed}")
+
+        require("max_new_tokens", _is_int(self.max_new_tokens) and self.max_new_tokens >= 0, "an int >= 0")
+        require("temperature", _is_number(self.temperature) and self.temperature >= 0, "a finite number >= 0")
+        require("top_k", _is_int(self.top_k) and self.top_k >= 0, "an int >= 0 (0 = off)")
+        require("top_p", _is_number(self.top_p) and 0 < self.top_p <= 1, "a number in (0, 1] (1 = off)")
+        require("min_p", _is_number(self.min_p) and 0 <= self.min_p <= 1, "a number in [0, 1] (0 = off)")
+        require("seed", _is_int(self.seed), "an int")
+        require("stop", all(isinstance(s, str) and s for s in self.stop), "non-empty strings")
+        require("stop_token_ids", all(_is_int(i) and i >= 0 for i in self.stop_token_ids), "token ids >= 0")
+        top = self.logprobs
+        in_range = top is None or (_is_int(top) and 0 <= top <= MAX_LOGPROBS)
+        require("logprobs", in_range, f"None or an int in 0..{MAX_LOGPROBS}")
 
     @property
     def mode(self) -> Mode:
@@ -88,8 +91,3 @@ def _is_int(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise RequestError(f"{name}={value!r}: expected {allowed}")

@@ -55,7 +55,9 @@ class DecodeState:
     tree path `path_BP`, with the target's features of that path in `features_BPF`.
     """
 
-    def __init__(self, shape: RoundShape, cache: KVCache, work: Workspace, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: RoundShape, cache: KVCache, work: Workspace, dtype: torch.dtype, device: torch.device
+    ) -> None:
         B, K, N, C, P = shape.B, shape.K, shape.N, shape.C, shape.P
 
         def int32(*size: int, fill: int = 0) -> Tensor:
@@ -97,29 +99,26 @@ class DecodeState:
         self.features_RF = torch.zeros(B * N, shape.F, dtype=dtype, device=device) if shape.F else None
         self.target_BN = int32(B, N)
 
-        # Only sampling needs these; allocated by `reserve` when the first such request is admitted.
-        self.noise_BPV: Tensor | None = None
-        self.logits_RV: Tensor | None = None
-        self.logprob_BN: Tensor | None = None
-        self.top_ids_BNT: Tensor | None = None
-        self.top_logprobs_BNT: Tensor | None = None
+        # Only sampling needs these; empty until `reserve` is told of the first such request.
+        self.noise_BPV, self.logits_RV, self.logprob_BN = fp32(0), fp32(0), fp32(0)
+        self.top_ids_BNT, self.top_logprobs_BNT = int32(0), fp32(0)
 
     def reserve(self, mode: Mode) -> None:
         """Allocate the buffers a sampling mode needs, once; nothing to do if they are there."""
-        shape, device = self.shape, self.device
-        if mode != "greedy" and self.noise_BPV is None:
-            self.noise_BPV = torch.zeros(shape.B, shape.P, shape.V, dtype=torch.float32, device=device)
-        if mode == "filtered" and self.logits_RV is None:
-            B, N, T = shape.B, shape.N, min(MAX_LOGPROBS, shape.V)
-            self.logits_RV = torch.zeros(B * N, shape.V, dtype=torch.float32, device=device)
+        B, N, P, V, device = self.shape.B, self.shape.N, self.shape.P, self.shape.V, self.device
+        if mode != "greedy" and not self.noise_BPV.numel():
+            self.noise_BPV = torch.zeros(B, P, V, dtype=torch.float32, device=device)
+        if mode == "filtered" and not self.logits_RV.numel():
+            T = min(MAX_LOGPROBS, V)
+            self.logits_RV = torch.zeros(B * N, V, dtype=torch.float32, device=device)
             self.logprob_BN = torch.zeros(B, N, dtype=torch.float32, device=device)
             self.top_ids_BNT = torch.zeros(B, N, T, dtype=torch.int32, device=device)
             self.top_logprobs_BNT = torch.zeros(B, N, T, dtype=torch.float32, device=device)
 
     @property
-    def noise_QV(self) -> Tensor | None:
-        """[B*P, V] view of the noise, row b*P + depth; None in greedy mode."""
-        return None if self.mode == "greedy" or self.noise_BPV is None else self.noise_BPV.flatten(0, 1)
+    def noise_QV(self) -> Tensor:
+        """[B*P, V] view of the noise, row b*P + depth."""
+        return self.noise_BPV.view(-1, self.shape.V)
 
     def buffers(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor of the state by dotted name, the cache and the drafter's included."""

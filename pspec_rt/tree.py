@@ -134,7 +134,8 @@ def parse_tree(text: str, k: int) -> TreeSpec:
             paths = json.loads(Path(text).read_text())
             return TreeSpec.static(paths, name=text)
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"tree file {text}: expected a JSON list of rank lists such as [[0],[1],[0,0]]: {error}") from error
+            message = f"tree file {text}: expected a JSON list of rank lists such as [[0],[1],[0,0]]: {error}"
+            raise ConfigError(message) from error
     raise ConfigError(f"unknown tree {text!r}: use chain, best-first:NODES, medusa, or a .json file of paths")
 
 
@@ -169,7 +170,9 @@ def _checked(spec: TreeSpec) -> TreeSpec:
     if spec.nodes > MAX_NODES:
         raise ConfigError(f"tree {spec.name} has {spec.nodes} nodes, root included; at most {MAX_NODES} fit a word")
     if not 1 <= spec.candidates <= MAX_CANDIDATES:
-        raise ConfigError(f"tree {spec.name} uses {spec.candidates} candidates per depth, allowed are 1..{MAX_CANDIDATES}")
+        raise ConfigError(
+            f"tree {spec.name} needs {spec.candidates} candidates per depth; at most {MAX_CANDIDATES} fit"
+        )
     if 2 * spec.k > MAX_NODES:
         raise ConfigError(f"tree {spec.name} has depth {spec.k}; 2K <= {MAX_NODES} rows are supported")
     return spec

@@ -18,7 +18,7 @@ from pspec_rt.cli.terminal import DraftColours
 from pspec_rt.engine import Engine
 from pspec_rt.result import GenerationOutput, Stats, StreamChunk
 from pspec_rt.text import TextStream
-from tests.tiny import tiny_checkpoint
+from tests.tiny import copy_checkpoint, edit_json, tiny_checkpoint
 
 Captured = pytest.CaptureFixture[str]
 
@@ -118,6 +118,14 @@ def test_bad_input_is_one_line_and_exit_code_2(target: str, options: list[str], 
     assert captured.out == ""
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
     assert message in captured.err
+
+
+def test_a_generation_config_we_do_not_implement(tmp_path: Path, capsys: Captured) -> None:
+    folder = copy_checkpoint(tmp_path)
+    edit_json(folder / "generation_config.json", repetition_penalty=1.1)
+    assert generate(str(folder), "--prompt", "hello", "--quiet") == 2
+    assert "repetition_penalty" in capsys.readouterr().err
+    assert generate(str(folder), "--prompt", "hello", "--quiet", "--ignore-generation-config") == 0
 
 
 @pytest.mark.parametrize("argv", [[], ["generat"], ["generate"], ["generate", "--prompt", "x", "--k", "many"]])

@@ -44,7 +44,7 @@ def test_a_sequence_may_fill_the_capacity_exactly(drafter: NgramDrafter | None) 
         ([1, 10_000], {}, "10000 is outside the target's vocabulary"),
         ([1, -1], {}, "-1 is outside"),
         ([1], {"max_new_tokens": 0}, "nothing to run"),
-        ([1], {"stop_token_ids": tuple(range(MAX_STOP_IDS + 1))}, "at most 16"),
+        ([1], {"stop_token_ids": tuple(range(MAX_STOP_IDS + 1))}, "at most 16 fit"),
     ],
 )
 def test_bad_requests(prompt: list[int], params: dict[str, int], message: str) -> None:

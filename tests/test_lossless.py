@@ -177,7 +177,7 @@ def test_requests_join_and_leave_while_others_run() -> None:
 
 @pytest.mark.parametrize("sampling", ["greedy", "noise"])  # drafters do not filter: top_p may reject a right guess
 def test_the_target_as_its_own_drafter_is_always_right(sampling: str) -> None:
-    """Pins positions, roll-back and slot reuse of a drafter's cache: everything is accepted, and its rows are the target's.
+    """Pins positions, roll-back and slot reuse of a drafter's cache: all is accepted, and its rows are the target's.
 
     Requests join and leave while others run, so a slot's cache is filled amid other slots' rounds, and used again.
     """

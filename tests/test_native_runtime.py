@@ -85,6 +85,15 @@ def test_environment_variable_chooses_the_instruction_set() -> None:
     assert run.stdout.strip() == "portable"
 
 
+def test_huge_pages_are_a_hint() -> None:
+    buffer = torch.empty(9 << 20, dtype=torch.uint8)
+    covered = _C.use_huge_pages(buffer.data_ptr(), buffer.nbytes)
+    assert covered in (0, 6 << 20, 8 << 20), "whole 2 MiB pages inside the buffer, or none"
+    buffer.fill_(7)
+    assert buffer.min() == 7
+    assert _C.use_huge_pages(buffer.data_ptr(), 1000) == 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "../cpu/huge_pages.h"
 #include "../cpu/isa/kernels.h"
 #include "../cpu/thread_pool.h"
 #include "api.h"
@@ -31,6 +32,8 @@ void choose_threads(int n) {
   set_num_threads(n);
 }
 
+int64_t use_huge_pages(Address data, int64_t bytes) { return cpu::use_huge_pages(pointer<void>(data), bytes); }
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PSPEC_VERSION;
@@ -48,6 +51,7 @@ void bind_runtime(py::module_& m) {
   m.def("set_num_threads", choose_threads, ReleaseGil());
   m.def("num_threads", num_threads);
   m.def("set_isa", choose_isa);
+  m.def("use_huge_pages", use_huge_pages);
   m.def("build_info", build_info);
 }
 

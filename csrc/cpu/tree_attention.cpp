@@ -12,15 +12,15 @@ namespace {
 
 struct Plan {
   const TreeAttentionParams& p;
-  int64_t E4;          // E padded
-  int64_t rows;        // query rows per (slot, KV head): node-major, then the heads that share the KV head
-  int64_t block;       // query rows per task
-  int64_t runs;        // runs of the longest slot
-  float* q;            // [B, G, rows, E4] scaled
-  float* max;          // [runs, B, G, rows]
-  float* sum;          // [runs, B, G, rows]
-  float* acc;          // [runs, B, G, rows, E4]
-  uint64_t* row_word;  // [B, rows]
+  int64_t E4 = 0;                // E padded
+  int64_t rows = 0;              // query rows per (slot, KV head): node-major, then the heads that share the KV head
+  int64_t block = 0;             // query rows per task
+  int64_t runs = 0;              // runs of the longest slot
+  float* q = nullptr;            // [B, G, rows, E4] scaled
+  float* max = nullptr;          // [runs, B, G, rows]
+  float* sum = nullptr;          // [runs, B, G, rows]
+  float* acc = nullptr;          // [runs, B, G, rows, E4]
+  uint64_t* row_word = nullptr;  // [B, rows]
 
   int64_t all_rows() const { return p.B * p.G * rows; }
   int64_t heads() const { return p.H / p.G; }
@@ -93,7 +93,10 @@ void fold_row(const Plan& plan, int64_t i) {
 }  // namespace
 
 void tree_attention(const TreeAttentionParams& p) {
-  Plan plan = {p, round_up(p.E, kRowAlign), p.N * p.H / p.G, 0, count_runs(p)};
+  Plan plan = {p};
+  plan.E4 = round_up(p.E, kRowAlign);
+  plan.rows = p.N * p.H / p.G;
+  plan.runs = count_runs(p);
   plan.block = choose_block(plan.rows, plan.runs * p.B * p.G);
   const int64_t all = plan.all_rows();
   plan.q = scratch(ScratchSlot::kActivations, all * plan.E4);

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .. import __version__
 from ..errors import PspecError
@@ -39,11 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(args.run, args)
 
 
-def guarded(run: object, *args: object) -> int:
+def guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Call `run`; a user's error becomes one line on stderr and exit code 2, Ctrl-C becomes 130."""
-    assert callable(run), "a command needs a run function"
     try:
-        return run(*args)
+        return run(args)
     except PspecError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         k=args.k,
         tree=args.tree,
         threads=args.threads,
+        ignore_generation_config=args.ignore_generation_config,
     )
     with _progress() as on_question:
         report = measure(config, on_question)

@@ -30,6 +30,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dtype", default="auto", help="auto (the checkpoint's), bf16 or fp32")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    group.add_argument(
+        "--ignore-generation-config",
+        action="store_true",
+        help="run although generation_config.json asks for what is not supported (a repetition penalty, ...)",
+    )
     group.add_argument("--k", type=int, metavar="K", help="drafted tokens per round")
     group.add_argument(
         "--tree",
@@ -69,18 +74,17 @@ def target_path(target: str | None, progress: bool) -> str | Path:
 def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
     """The Generator that `add_model_options` describes."""
     from ..generator import Generator
+    from ..models.target import load_target
 
     progress = show_progress() and not getattr(args, "quiet", False) and not getattr(args, "json", False)
-    return Generator(
+    target = load_target(
         target_path(args.target, progress),
-        args.drafter,
         dtype=args.dtype,
         device=args.device,
-        k=args.k,
-        tree=args.tree,
-        max_batch=max_batch,
         progress=progress,
+        ignore_generation_config=args.ignore_generation_config,
     )
+    return Generator(target, args.drafter, k=args.k, tree=args.tree, max_batch=max_batch)
 
 
 def show_progress() -> bool:

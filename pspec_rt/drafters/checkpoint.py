@@ -126,7 +126,7 @@ def _load_feature(
 def _load_lm(kind: str, raw: dict[str, Any], path: Path, target: Target, dtype: str | torch.dtype | None) -> LMDrafter:
     fields = Fields(raw, str(path / "config.json"))
     vocab = fields.integer("vocab_size")
-    k = Fields(raw.get("pspec", {}), f"{fields.source}: pspec").integer("k", DEFAULT_K[kind])
+    k = Fields(raw.get("pspec") or {}, f"{fields.source}: pspec").integer("k", DEFAULT_K[kind])
     if k > MAX_K:
         raise CheckpointError(f"{fields.source}: pspec: k = {k}, at most {MAX_K} is supported")
     mask_id = fields.integer("pard_token", minimum=0) if kind == PARD else 0

@@ -38,7 +38,7 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
     else:
         model = parse_config(raw, source)
         extra = {
-            "k": raw.get("pspec", {}).get("k", DEFAULT_K[kind]),
+            "k": (raw.get("pspec") or {}).get("k", DEFAULT_K[kind]),
             "taps": [],
             "target": raw.get("target"),
         }

@@ -47,6 +47,7 @@ class BenchConfig:
     k: int | None = None
     tree: str | None = None
     threads: int | None = None
+    ignore_generation_config: bool = False
 
 
 @dataclass
@@ -94,11 +95,12 @@ def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambd
 
 def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
     """Plain, speculative (if there is a drafter) and the peers; and the Generator that knows the chat template."""
-    if config.device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    else:
-        device = config.device
-    target = load_target(config.target or demo_model(), dtype=config.dtype, device=device)
+    target = load_target(
+        config.target or demo_model(),
+        dtype=config.dtype,
+        device=config.device,
+        ignore_generation_config=config.ignore_generation_config,
+    )
     generator = Generator(target, config.drafter, k=config.k, tree=config.tree, max_batch=1)
     plain = Generator(target, None, max_batch=1)
     ours = [PspecContender(PLAIN, plain, config.temperature, config.seed)]

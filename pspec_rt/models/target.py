@@ -70,7 +70,7 @@ def load_target(
         path_or_id: a folder, or an id on the hub.
         dtype: "bf16", "fp32" (or the torch dtypes), or "auto": the checkpoint's own (fp16 becomes
             bf16).
-        device: where the weights go.
+        device: where the weights go; "auto" is a GPU if there is one.
         progress: draw a bar on stderr.
         ignore_generation_config: load although generation_config.json asks for something that is
             not supported, and do without it.
@@ -110,7 +110,9 @@ def resolve_dtype(dtype: str | torch.dtype, config: ModelConfig, checkpoint: Che
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device to load weights on; raises ConfigError for one that is not there."""
+    """The device to load weights on ("auto": a GPU if there is one); raises ConfigError for one that is not there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=device)
         return torch.device(device)

@@ -28,6 +28,7 @@ def build_tree(
 ) -> None:
     """The N nodes of a draft tree; see `pspec_rt.ops.build_tree`."""
     if template is None:
+        assert candidate_scores_BKC is not None, "a best-first tree needs scores"
         rank_BN = _best_first(candidate_scores_BKC, parent_BN, depth_BN, words_BN)
     else:
         parent_N, depth_N, rank_N, words_N = template

@@ -14,11 +14,10 @@ def compact_kv(kv_L2BGSE: Tensor, path_BP: Tensor, count_B: Tensor, length_B: Te
     All sources are read before anything is written; that equals the ascending order because path[i]
     >= i.
     """
-    L, _, B, G, S, E = kv_L2BGSE.shape
-    P = path_BP.shape[1]
+    B, P = path_BP.shape
     if P == 1:
         return
-    base_B1 = (length_B - count_B - 1).clamp(0, S - 1)[:, None]
+    base_B1 = (length_B - count_B - 1)[:, None]
     step_P = arange(P, path_BP.device)[1:]
     # Beyond count the root row moves onto itself: the one row no accepted node moves to.
     moves_BP = step_P < count_B[:, None]

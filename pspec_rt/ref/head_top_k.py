@@ -23,7 +23,7 @@ def head_top_k(
     """ids and scores of the C largest values logit / T + noise; see `pspec_rt.ops.head_top_k`."""
     value_RD = torch.empty(x_RM.shape[0], w_DM.shape[0], device=x_RM.device)
     linear(x_RM, w_DM, value_RD)
-    if temperature_R is not None:
+    if temperature_R is not None and noise_QV is not None and noise_row_R is not None:
         noise_RD = noise_QV.index_select(0, noise_row_R)
         if id_map_D is not None:
             noise_RD = noise_RD.index_select(1, id_map_D)

