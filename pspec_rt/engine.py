@@ -115,6 +115,7 @@ class Engine:
         self.state = DecodeState(shape, cache, work, dtype, device)
         if self.drafter is not None:
             self.drafter.allocate(self.state, chunk)
+        self._plain_state = self.state if self.drafter is None else self.state.plain_twin()
         self._requests: list[_Request | None] = [None] * self.max_batch
         self._timer = PhaseTimer()
 
@@ -156,7 +157,8 @@ class Engine:
         if not self.free_slots:
             raise RequestError(f"all {self.max_batch} slots are busy: release one or raise max_batch")
         slot, s = self.free_slots[0], self.state
-        s.reserve(params.mode)
+        for state in self._states:
+            state.reserve(params.mode)
         self._write_slot(slot, prompt_ids, params)
         job = prefill(s, self.decoder, self.drafter, slot, prompt_ids, self.prefill_chunk)
         stats = Stats(prompt_tokens=len(prompt_ids), accepted_per_position=[0] * s.shape.K)
@@ -184,8 +186,9 @@ class Engine:
         s.stop_ids_BQ[slot] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)), dtype=torch.int32)
         s.limit_B[slot] = length + params.max_new_tokens
         s.seed_B[slot] = as_int64(params.seed)
-        s.temperature_BN[slot], s.temperature_BK[slot] = params.temperature, params.temperature
-        s.top_k_BN[slot], s.top_p_BN[slot], s.min_p_BN[slot] = params.top_k, params.top_p, params.min_p
+        for state in self._states:
+            state.temperature_BN[slot], state.temperature_BK[slot] = params.temperature, params.temperature
+            state.top_k_BN[slot], state.top_p_BN[slot], state.min_p_BN[slot] = params.top_k, params.top_p, params.min_p
         s.tokens_BS[slot] = -1
         s.tokens_BS[slot, :length] = torch.tensor(prompt_ids, dtype=torch.int32)
 
@@ -207,11 +210,17 @@ class Engine:
         running = [slot for slot, code in enumerate(self.state.finished_B.tolist()) if code == RUNNING]
         if not running:
             return []
-        requests = [request for slot in running if (request := self._requests[slot])]
-        self.state.mode = max((request.params.mode for request in requests), key=MODES.index)
         self._timer.start()
-        decode_round(self.state, self.decoder, self.drafter, self._timer.mark)
-        return self._collect(running)
+        drafter = self.drafter if self.drafter is not None and self.drafter.offers(self.state) else None
+        state = self.state if drafter is not None else self._plain_state
+        state.mode = max((self._running(slot).params.mode for slot in running), key=MODES.index)
+        decode_round(state, self.decoder, drafter, self._timer.mark)
+        return self._collect(state, running)
+
+    def _running(self, slot: int) -> _Request:
+        request = self._requests[slot]
+        assert request is not None, f"slot {slot} runs without a request"
+        return request
 
     def _take_in(self, slot: int, request: _Request, all_chunks: bool) -> None:
         """Prefill one chunk of a prompt, or all that is left; a slot whose prompt is in starts running."""
@@ -233,15 +242,13 @@ class Engine:
         s.count_B[slot], s.emitted_BP[slot, 0] = 1, newest
         s.finished_B[slot] = RUNNING
 
-    def _collect(self, running: list[int]) -> list[StepOutput]:
+    def _collect(self, s: DecodeState, running: list[int]) -> list[StepOutput]:
         """Read the round's results back: the one point where the host waits for the device."""
-        s = self.state
         counts, emitted, finished = s.count_B.tolist(), s.emitted_BP.tolist(), s.finished_B.tolist()
         offered = (s.ids_BN >= 0).sum(dim=1).tolist()
         outputs = []
         for slot in running:
-            request, count = self._requests[slot], counts[slot]
-            assert request is not None
+            request, count = self._running(slot), counts[slot]
             stats = request.stats
             stats.rounds += 1
             stats.new_tokens += count
@@ -251,18 +258,24 @@ class Engine:
                 stats.accepted_per_position[position] += 1
             for phase, seconds in self._timer.seconds.items():
                 setattr(stats, f"{phase}_s", getattr(stats, f"{phase}_s") + seconds / len(running))
-            logprobs = self._logprobs(slot, count, request.params.logprobs)
+            logprobs = _logprobs(s, slot, count, request.params.logprobs)
             outputs.append(StepOutput(slot, emitted[slot][:count], FINISH_REASON.get(finished[slot]), logprobs))
         return outputs
 
-    def _logprobs(self, slot: int, count: int, top: int | None) -> list[TokenLogprob] | None:
-        if top is None:
-            return None
-        s = self.state
-        path = s.path_BP[slot, :count].long()
-        chosen = s.logprob_BN[slot][path].tolist()
-        ids, values = s.top_ids_BNT[slot][path, :top].tolist(), s.top_logprobs_BNT[slot][path, :top].tolist()
-        return [TokenLogprob(c, dict(zip(i, v, strict=True))) for c, i, v in zip(chosen, ids, values, strict=True)]
+    @property
+    def _states(self) -> tuple[DecodeState, ...]:
+        """The states rounds run on: with the tree, and plain."""
+        return (self.state,) if self._plain_state is self.state else (self.state, self._plain_state)
+
+
+def _logprobs(s: DecodeState, slot: int, count: int, top: int | None) -> list[TokenLogprob] | None:
+    """Log-probabilities of the tokens a slot emitted last round, if they were asked for."""
+    if top is None:
+        return None
+    path = s.path_BP[slot, :count].long()
+    chosen = s.logprob_BN[slot][path].tolist()
+    ids, values = s.top_ids_BNT[slot][path, :top].tolist(), s.top_logprobs_BNT[slot][path, :top].tolist()
+    return [TokenLogprob(c, dict(zip(i, v, strict=True))) for c, i, v in zip(chosen, ids, values, strict=True)]
 
 
 def check_length(max_length: int, model_limit: int) -> None:

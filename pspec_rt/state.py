@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,13 @@ if TYPE_CHECKING:  # the state holds these, but knows nothing about them
 
 RUNNING, STOP, LENGTH, IDLE = range(4)  # values of finished_B
 FINISH_REASON = {STOP: "stop", LENGTH: "length"}
+
+
+# What describes the sequences themselves, whatever tree a round drafts.
+ADMITTED = ("limit_B", "stop_ids_BQ", "seed_B")
+ADVANCED = (
+    "tokens_BS", "length_B", "bonus_B", "finished_B", "path_BP", "emitted_BP", "count_B", "features_BPF",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,16 @@ class DecodeState:
         # Only sampling needs these; empty until `reserve` is told of the first such request.
         self.noise_BPV, self.logits_RV, self.logprob_BN = fp32(0), fp32(0), fp32(0)
         self.top_ids_BNT, self.top_logprobs_BNT = int32(0), fp32(0)
+
+    def plain_twin(self) -> DecodeState:
+        """A state of the same sequences for plain rounds (N = 1): what lasts between rounds is shared.
+
+        Rounds may alternate between the two; `path_BP` and its like keep the P of this one.
+        """
+        twin = DecodeState(replace(self.shape, tree=TreeSpec.plain()), self.cache, self.work, self.dtype, self.device)
+        for name in ADMITTED + ADVANCED + ("drafter",):
+            setattr(twin, name, getattr(self, name))
+        return twin
 
     def reserve(self, mode: Mode) -> None:
         """Allocate the buffers a sampling mode needs, once; nothing to do if they are there."""

@@ -51,21 +51,11 @@ inline void from_float(const float* from, int64_t n, DType dtype, void* to) {
   for (int64_t i = 0; i < n; ++i) half[i] = float_to_bf16(from[i]);
 }
 
-// Activation rows in fp32, each padded with zeros to a multiple of kRowAlign.
-struct FloatRows {
-  const float* data;
-  int64_t stride;
-};
-
-// Converts rows [R, width] into the calling thread's scratch.
-inline FloatRows float_rows(const void* x, DType dtype, int64_t R, int64_t width) {
-  const int64_t stride = round_up(width, kRowAlign);
-  float* rows = scratch(ScratchSlot::kActivations, R * stride);
-  for (int64_t r = 0; r < R; ++r) {
-    to_float(at(x, dtype, r * width), dtype, width, rows + r * stride);
-    std::memset(rows + r * stride + width, 0, (stride - width) * sizeof(float));
-  }
-  return {rows, stride};
+// Activation rows [R, I] packed for kernels().dot, in the calling thread's scratch.
+inline const float* pack_activations(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t I) {
+  float* packed = scratch(ScratchSlot::kActivations, kernels().packed_floats(R, I));
+  kernels().pack(x, x_dtype, w_dtype, R, I, packed);
+  return packed;
 }
 
 }  // namespace pspec::cpu

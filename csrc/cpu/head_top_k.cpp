@@ -66,7 +66,7 @@ float log_sum_exp(const TileStats* stats, int64_t tiles, int64_t stride) {
 void head_top_k(const HeadTopKParams& p) {
   const int64_t tiles = (p.D + kRun - 1) / kRun;
   const int threads = num_threads();
-  const FloatRows x = float_rows(p.x, p.x_dtype, p.R, p.M);
+  const float* x = pack_activations(p.x, p.x_dtype, p.w_dtype, p.R, p.M);
   auto* stats = reinterpret_cast<TileStats*>(scratch(ScratchSlot::kPartials, tiles * p.R * 2));  // [tiles, R]
   constexpr int64_t kTopFloats = sizeof(TopC) / sizeof(float);
   auto* tops = reinterpret_cast<TopC*>(scratch(ScratchSlot::kWork, threads * p.R * kTopFloats));  // [threads, R]
@@ -76,7 +76,7 @@ void head_top_k(const HeadTopKParams& p) {
     float* logits = scratch(ScratchSlot::kOutputs, p.R * kRun);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * kRun, width = p.D - first < kRun ? p.D - first : kRun;
-      kernels().dot(x.data, x.stride, p.R, at(p.w, p.w_dtype, first * p.M), p.w_dtype, width, p.M, logits, kRun);
+      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, first * p.M), p.w_dtype, width, p.M, logits, kRun);
       for (int64_t r = 0; r < p.R; ++r) {
         search_tile(p, r, first, width, logits + r * kRun, tops[thread * p.R + r], stats[tile * p.R + r]);
       }

@@ -5,7 +5,8 @@
 namespace pspec::cpu {
 namespace {
 
-constexpr int64_t kChunk = 32;  // output columns finished together
+constexpr int64_t kChunk = 64;  // output columns finished together
+constexpr int64_t kGrain = 32;  // threads' shares are multiples of this
 
 // out[r, o .. o + width) = round(dot + bias)
 void store_chunk(const LinearParams& p, int64_t o, int64_t width, float* dots) {
@@ -21,13 +22,13 @@ void store_chunk(const LinearParams& p, int64_t o, int64_t width, float* dots) {
 }  // namespace
 
 void linear(const LinearParams& p) {
-  const FloatRows x = float_rows(p.x, p.x_dtype, p.R, p.I);
+  const float* x = pack_activations(p.x, p.x_dtype, p.w_dtype, p.R, p.I);
   // Threads share out the columns only: splitting the sum over I would make bits depend on the thread count.
-  parallel_for(p.O, kChunk, [&](int64_t begin, int64_t end, int) {
+  parallel_for(p.O, kGrain, [&](int64_t begin, int64_t end, int) {
     float* dots = scratch(ScratchSlot::kOutputs, p.R * kChunk);
     for (int64_t o = begin; o < end; o += kChunk) {
       const int64_t width = end - o < kChunk ? end - o : kChunk;
-      kernels().dot(x.data, x.stride, p.R, at(p.w, p.w_dtype, o * p.I), p.w_dtype, width, p.I, dots, kChunk);
+      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, o * p.I), p.w_dtype, width, p.I, dots, kChunk);
       store_chunk(p, o, width, dots);
     }
   });

@@ -61,6 +61,10 @@ class Drafter(ABC):
             features_TF: the target's tapped features of these positions, or None if `taps` is empty.
         """
 
+    def offers(self, state: DecodeState) -> bool:
+        """Whether the next draft will hold anything; if not, a plain round costs less. Outside the round: may sync."""
+        return True
+
     @abstractmethod
     def draft(self, state: DecodeState) -> None:
         """Write candidate_ids_BKC and candidate_scores_BKC (log-probabilities, descending along C). Capture-safe.

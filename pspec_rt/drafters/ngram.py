@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..state import DecodeState
+from ..state import RUNNING, DecodeState
 from .base import Drafter
 
 
@@ -46,8 +46,16 @@ class NgramDrafter(Drafter):
     ) -> None:
         """Nothing to take in: the history is `state.tokens_BS`."""
 
-    def draft(self, state: DecodeState) -> None:
+    def offers(self, state: DecodeState) -> bool:
+        found_B = (self._look_up(state)[:, 0] >= 0) & (state.finished_B == RUNNING)
+        return bool(found_B.any())
+
+    def _look_up(self, state: DecodeState) -> Tensor:
         own: NgramState = state.drafter
         ops.ngram_draft(state.tokens_BS, state.length_B, own.ids_BK, max_ngram=self.max_ngram, min_ngram=self.min_ngram)
-        state.candidate_ids_BKC[:, :, 0].copy_(own.ids_BK)
-        state.candidate_scores_BKC[:, :, 0].zero_().masked_fill_(own.ids_BK < 0, -torch.inf)
+        return own.ids_BK
+
+    def draft(self, state: DecodeState) -> None:
+        ids_BK = self._look_up(state)
+        state.candidate_ids_BKC[:, :, 0].copy_(ids_BK)
+        state.candidate_scores_BKC[:, :, 0].zero_().masked_fill_(ids_BK < 0, -torch.inf)

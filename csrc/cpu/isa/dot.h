@@ -3,6 +3,9 @@
 
 #include "kernels.h"
 #include "simd.h"
+#if defined(PSPEC_ISA_AMX)
+#include "amx.h"
+#endif
 
 namespace pspec::PSPEC_ISA {
 
@@ -84,12 +87,59 @@ static void dot_typed(const float* x, int64_t x_stride, int64_t R, const W* w, i
   }
 }
 
-static void dot(const float* x, int64_t x_stride, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
-                float* out, int64_t out_stride) {
-  if (w_dtype == DType::kBFloat16) {
-    dot_typed(x, x_stride, R, static_cast<const uint16_t*>(w), O, I, out, out_stride);
+static int64_t row_stride(int64_t I) { return round_up(I, kRowAlign); }
+
+// Enough for fp32 rows and, where there is a tile unit, for 16 rows of bf16 at least.
+static int64_t packed_floats(int64_t R, int64_t I) {
+#if defined(PSPEC_ISA_AMX)
+  return round_up(R, 16) * round_up(I, 32);
+#else
+  return R * row_stride(I);
+#endif
+}
+
+#if defined(PSPEC_ISA_AMX)
+static bool uses_tiles(DType x_dtype, DType w_dtype) {
+  return x_dtype == DType::kBFloat16 && w_dtype == DType::kBFloat16;
+}
+#endif
+
+// fp32 rows, zero padded to row_stride(I).
+template <typename T>
+static void pack_rows(const T* x, int64_t R, int64_t I, float* packed) {
+  for (int64_t r = 0; r < R; ++r) {
+    float* row = packed + r * row_stride(I);
+    for (int64_t i = 0; i < I; ++i) row[i] = to_float(x[r * I + i]);
+    for (int64_t i = I; i < row_stride(I); ++i) row[i] = 0.0f;
+  }
+}
+
+static void pack(const void* x, DType x_dtype, [[maybe_unused]] DType w_dtype, int64_t R, int64_t I, float* packed) {
+#if defined(PSPEC_ISA_AMX)
+  if (uses_tiles(x_dtype, w_dtype)) {
+    pack_tiles(static_cast<const uint16_t*>(x), R, I, reinterpret_cast<uint16_t*>(packed));
+    return;
+  }
+#endif
+  if (x_dtype == DType::kBFloat16) {
+    pack_rows(static_cast<const uint16_t*>(x), R, I, packed);
   } else {
-    dot_typed(x, x_stride, R, static_cast<const float*>(w), O, I, out, out_stride);
+    pack_rows(static_cast<const float*>(x), R, I, packed);
+  }
+}
+
+static void dot(const float* packed, [[maybe_unused]] DType x_dtype, int64_t R, const void* w, DType w_dtype,
+                int64_t O, int64_t I, float* out, int64_t out_stride) {
+#if defined(PSPEC_ISA_AMX)
+  if (uses_tiles(x_dtype, w_dtype)) {
+    dot_tiles(reinterpret_cast<const uint16_t*>(packed), R, static_cast<const uint16_t*>(w), O, I, out, out_stride);
+    return;
+  }
+#endif
+  if (w_dtype == DType::kBFloat16) {
+    dot_typed(packed, row_stride(I), R, static_cast<const uint16_t*>(w), O, I, out, out_stride);
+  } else {
+    dot_typed(packed, row_stride(I), R, static_cast<const float*>(w), O, I, out, out_stride);
   }
 }
 

@@ -9,7 +9,9 @@
 namespace pspec::PSPEC_ISA {
 
 static bool supported() {
-#if defined(PSPEC_ISA_AVX512)
+#if defined(PSPEC_ISA_AMX)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("amx-bf16") && tiles_granted();
+#elif defined(PSPEC_ISA_AVX512)
   return __builtin_cpu_supports("avx512f");
 #elif defined(PSPEC_ISA_AVX2)
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -19,6 +21,6 @@ static bool supported() {
 }
 
 extern const Kernels kKernels;
-const Kernels kKernels = {PSPEC_ISA_NAME, supported, dot, attend_run, fold_runs, max_of, sum_exp, gumbel};
+const Kernels kKernels = {PSPEC_ISA_NAME, supported, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel};
 
 }  // namespace pspec::PSPEC_ISA

@@ -14,7 +14,7 @@ constexpr int kRun = 256;           // logical positions per attention run; also
 constexpr int kMaxTreeRows = 64;    // one bit per node in an ancestor word
 constexpr int kMaxAttendRows = 64;  // query rows per AttendRun
 constexpr int64_t kRowAlign = 16;   // floats; rows of fp32 scratch are padded to this
-constexpr int kMaxIsas = 3;
+constexpr int kMaxIsas = 4;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -40,9 +40,12 @@ struct AttendRun {
 struct Kernels {
   const char* name;
   bool (*supported)();
-  // out[r * out_stride + o] = dot(x[r], w[o]), fp32. x: [R, x_stride] fp32, zero from I to x_stride = round_up(I).
-  // A dot's order of operations depends on I alone.
-  void (*dot)(const float* x, int64_t x_stride, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
+  // Activation rows x [R, I] in the form `dot` wants, in packed_floats(R, I) floats.
+  int64_t (*packed_floats)(int64_t R, int64_t I);
+  void (*pack)(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t I, float* packed);
+  // out[r * out_stride + o] = dot(x[r], w[o]) in fp32, w: [O, I]. A dot's order of operations depends on I and the two
+  // dtypes alone.
+  void (*dot)(const float* packed, DType x_dtype, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
               float* out, int64_t out_stride);
   void (*attend_run)(const AttendRun& run);
   // Folds `runs` partial results of one row, `stride` rows apart, in order; out: [E4] normalized.

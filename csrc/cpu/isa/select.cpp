@@ -6,6 +6,9 @@
 
 namespace pspec {
 
+#if defined(PSPEC_AMX)
+namespace amx { extern const Kernels kKernels; }
+#endif
 #if defined(PSPEC_X86)
 namespace avx512 { extern const Kernels kKernels; }
 namespace avx2 { extern const Kernels kKernels; }
@@ -16,6 +19,9 @@ namespace {
 
 // Best first.
 const Kernels* const kTables[] = {
+#if defined(PSPEC_AMX)
+    &amx::kKernels,
+#endif
 #if defined(PSPEC_X86)
     &avx512::kKernels,
     &avx2::kKernels,

@@ -1,0 +1,174 @@
+// Dot products in bf16 on the tile unit (Intel AMX): many activation rows for the price of one.
+//
+// A tile register holds 16 rows of 64 bytes. Weight rows are read as they lie; activations are packed once per call.
+// The unit adds the products of 32 elements of I at a time to an fp32 sum, in an order of its own that is the same for
+// every element, so a dot still depends on its own two rows alone. Denormals count as zero.
+#pragma once
+
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace pspec::PSPEC_ISA {
+
+constexpr int kTileRows = 16;             // weight rows, and activation rows, of a tile
+constexpr int kTileDepth = 32;            // elements of I of a tile
+constexpr int kTileSize = 16 * 32;        // bf16 elements
+constexpr int kGroup = 4 * kTileRows;     // weight rows handled together
+constexpr int64_t kTileRowBytes = 64;
+
+// The kernel grants a process the large register state on request, once for all its threads.
+static bool tiles_granted() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
+// GCC does not know that the tile intrinsics read memory.
+static inline void finish_stores() { asm volatile("" ::: "memory"); }
+
+// All eight tile registers, full size; released at the end so that the thread's state stays small.
+struct TileScope {
+  struct alignas(64) Config {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+  };
+
+  TileScope() {
+    Config config;
+    for (int t = 0; t < 8; ++t) {
+      config.row_bytes[t] = kTileRowBytes;
+      config.rows[t] = kTileRows;
+    }
+    finish_stores();
+    _tile_loadconfig(&config);
+  }
+  ~TileScope() { _tile_release(); }
+};
+
+static int64_t tile_count(int64_t n, int64_t per_tile) { return (n + per_tile - 1) / per_tile; }
+
+// Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded.
+static void pack_tiles(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
+  const int64_t depth = tile_count(I, kTileDepth);
+  memset(tiles, 0, tile_count(R, kTileRows) * depth * kTileSize * sizeof(uint16_t));
+  for (int64_t r = 0; r < R; ++r) {
+    uint16_t* row = tiles + r / kTileRows * depth * kTileSize + r % kTileRows * 2;
+    for (int64_t i = 0; i < I; ++i) row[i / 2 * kTileRows * 2 + i % 2] = x[r * I + i];
+  }
+}
+
+struct TileSource {
+  const void* data;
+  int64_t stride;  // bytes
+};
+
+// Weight rows w[0 .. rows) at element i, ready for a tile load. Cut off by the end of the matrix, they are copied to
+// `stage` and padded with zeros; else they are read in place and those a group further on are fetched.
+static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I, uint16_t* stage) {
+  if (rows >= kTileRows && i + kTileDepth <= I) {
+    for (int r = 0; r < kTileRows; ++r) __builtin_prefetch(w + (kGroup + r) * I + i, 0, 2);
+    return {w + i, static_cast<int64_t>(I * sizeof(uint16_t))};
+  }
+  memset(stage, 0, kTileSize * sizeof(uint16_t));
+  const int64_t width = I - i < kTileDepth ? I - i : kTileDepth;
+  for (int64_t r = 0; r < rows && r < kTileRows; ++r) {
+    memcpy(stage + r * kTileDepth, w + r * I + i, width * sizeof(uint16_t));
+  }
+  finish_stores();
+  return {stage, kTileRowBytes};
+}
+
+using TileSums = float[kTileRows][kTileRows];  // [weight row][activation row]
+
+// The intrinsics name registers by literal digits, hence macros. Four sums at a time hide the unit's latency.
+#define PSPEC_ZERO_SUMS() \
+  _tile_zero(0);          \
+  _tile_zero(1);          \
+  _tile_zero(2);          \
+  _tile_zero(3)
+#define PSPEC_STORE_SUMS()                  \
+  _tile_stored(0, sums[0], kTileRowBytes);  \
+  _tile_stored(1, sums[1], kTileRowBytes);  \
+  _tile_stored(2, sums[2], kTileRowBytes);  \
+  _tile_stored(3, sums[3], kTileRowBytes)
+#define PSPEC_LOAD_WEIGHTS(reg, first)                                                  \
+  do {                                                                                  \
+    const TileSource source = weight_tile(w + (first) * I, O - (first), i, I, stage);   \
+    _tile_loadd(reg, source.data, source.stride);                                       \
+  } while (false)
+
+// 64 weight rows x 16 activation rows.
+static void dot_4x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, TileSums* sums) {
+  alignas(64) uint16_t stage[kTileSize];
+  PSPEC_ZERO_SUMS();
+  for (int64_t i = 0; i < I; i += kTileDepth, x += kTileSize) {
+    _tile_loadd(4, x, kTileRowBytes);
+    PSPEC_LOAD_WEIGHTS(5, 0);
+    _tile_dpbf16ps(0, 5, 4);
+    PSPEC_LOAD_WEIGHTS(6, 16);
+    _tile_dpbf16ps(1, 6, 4);
+    PSPEC_LOAD_WEIGHTS(7, 32);
+    _tile_dpbf16ps(2, 7, 4);
+    PSPEC_LOAD_WEIGHTS(5, 48);
+    _tile_dpbf16ps(3, 5, 4);
+  }
+  PSPEC_STORE_SUMS();
+}
+
+// 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1.
+static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, TileSums* sums) {
+  alignas(64) uint16_t stage[kTileSize];
+  PSPEC_ZERO_SUMS();
+  for (int64_t i = 0; i < I; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
+    _tile_loadd(4, x0, kTileRowBytes);
+    _tile_loadd(5, x1, kTileRowBytes);
+    PSPEC_LOAD_WEIGHTS(6, 0);
+    _tile_dpbf16ps(0, 6, 4);
+    _tile_dpbf16ps(2, 6, 5);
+    PSPEC_LOAD_WEIGHTS(7, 16);
+    _tile_dpbf16ps(1, 7, 4);
+    _tile_dpbf16ps(3, 7, 5);
+  }
+  PSPEC_STORE_SUMS();
+}
+#undef PSPEC_LOAD_WEIGHTS
+#undef PSPEC_STORE_SUMS
+#undef PSPEC_ZERO_SUMS
+
+// out[r * out_stride + o] = sums[o][r] for up to 16 activation rows and O weight rows in consecutive tiles.
+static void store_tiles(const TileSums* sums, int64_t R, int64_t O, float* out, int64_t out_stride) {
+  for (int64_t r = 0; r < R && r < kTileRows; ++r) {
+    for (int64_t o = 0; o < O; ++o) out[r * out_stride + o] = sums[o / kTileRows][o % kTileRows][r];
+  }
+}
+
+// As Kernels::dot, of activations packed by pack_tiles.
+static void dot_tiles(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, float* out,
+                      int64_t out_stride) {
+  const TileScope tiles;
+  const int64_t block = tile_count(I, kTileDepth) * kTileSize;  // packed elements of 16 activation rows
+  alignas(64) TileSums sums[4];
+  for (int64_t o = 0; o < O; o += kGroup) {
+    const int64_t width = O - o < kGroup ? O - o : kGroup;
+    int64_t r = 0;
+    for (; r + kTileRows < R; r += 2 * kTileRows) {
+      for (int64_t half = 0; half < width; half += 2 * kTileRows) {
+        const int64_t columns = width - half < 2 * kTileRows ? width - half : 2 * kTileRows;
+        const uint16_t* x0 = x + r / kTileRows * block;
+        dot_2x2(w + (o + half) * I, columns, I, x0, x0 + block, sums);
+        store_tiles(sums, R - r, columns, out + r * out_stride + o + half, out_stride);
+        store_tiles(sums + 2, R - r - kTileRows, columns, out + (r + kTileRows) * out_stride + o + half, out_stride);
+      }
+    }
+    if (r < R) {
+      dot_4x1(w + o * I, width, I, x + r / kTileRows * block, sums);
+      store_tiles(sums, R - r, width, out + r * out_stride + o, out_stride);
+    }
+  }
+}
+
+}  // namespace pspec::PSPEC_ISA
