@@ -87,6 +87,47 @@ struct AcceptParams {
   int64_t B, N, Q, S, P;
 };
 
+struct EmbedParams {
+  const int32_t* ids;  // [R], below 0: row 0
+  const char* table;   // [V, row_bytes]
+  char* out;           // [R, row_bytes]
+  int64_t R, V, row_bytes;
+};
+
+struct AddRmsNormParams {
+  const void* x;       // [R, M] T, or null
+  void* residual;      // [R, M] T in place
+  const void* weight;  // [M] T
+  void* out;           // [R, M] T
+  int64_t R, M;
+  float eps;
+  DType dtype;
+};
+
+struct SiluMulParams {
+  const void* gate_up;  // [R, 2I] T, the gate first
+  void* out;            // [R, I] T
+  int64_t R, I;
+  DType dtype;
+};
+
+struct RopeAppendParams {
+  const void* qkv;           // [B*N, (H+2G)*E] T, q heads, k heads, v heads
+  const int32_t* positions;  // [B, N] clamped to 0 .. max_positions-1
+  const int32_t* prefix;     // [B] cache row of node 0
+  const float* cos;          // [max_positions, E/2]
+  const float* sin;          // [max_positions, E/2]
+  void* k;                   // [B, G, S, E] T out at rows prefix .. prefix+N-1, strides below
+  void* v;                   // [B, G, S, E] T likewise
+  void* q;                   // [B, N, H, E] T out
+  const void* q_norm;        // [E] T, or null
+  const void* k_norm;        // [E] T, or null
+  int64_t B, N, H, G, S, E, max_positions;
+  float eps;
+  DType dtype;
+  int64_t cache_stride_b, cache_stride_g;  // in elements; rows are E apart
+};
+
 struct CompactKvParams {
   char* kv;               // [2L, B, G, S, row_bytes] in place
   const int32_t* path;    // [B, P]

@@ -86,6 +86,35 @@ def accept(
 def compact_kv(
     kv: int, path: int, count: int, length: int, L2: int, B: int, G: int, S: int, row_bytes: int, P: int, /
 ) -> None: ...
+def embed(ids: int, table: int, out: int, R: int, V: int, row_bytes: int, /) -> None: ...
+def add_rms_norm(
+    x: int, residual: int, weight: int, out: int, R: int, M: int, eps: float, dtype: int, /
+) -> None: ...
+def silu_mul(gate_up: int, out: int, R: int, I: int, dtype: int, /) -> None: ...
+def rope_append(
+    qkv: int,
+    positions: int,
+    prefix: int,
+    cos: int,
+    sin: int,
+    k: int,
+    v: int,
+    q: int,
+    q_norm: int,
+    k_norm: int,
+    B: int,
+    N: int,
+    H: int,
+    G: int,
+    S: int,
+    E: int,
+    max_positions: int,
+    eps: float,
+    dtype: int,
+    cache_stride_b: int,
+    cache_stride_g: int,
+    /,
+) -> None: ...
 def set_num_threads(n: int, /) -> None: ...  # not while a kernel runs in another thread
 def num_threads() -> int: ...
 def set_isa(name: str, /) -> None: ...  # "" for the best; ValueError if this CPU cannot run it

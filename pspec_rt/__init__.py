@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .build import build_info
-    from .drafters.checkpoint import load_drafter, save_drafter
+    from .drafters.checkpoint import init_drafter, load_drafter, save_drafter
     from .engine import Engine, StepOutput
     from .errors import (
         CheckpointError,
         ConfigError,
         DrafterMismatchError,
-        NumericsError,
         PspecError,
         RequestError,
     )
@@ -42,6 +41,7 @@ _HOME = {
     "TreeSpec": "tree",
     "build_info": "build",
     "load_target": "models.target",
+    "init_drafter": "drafters.checkpoint",
     "load_drafter": "drafters.checkpoint",
     "save_drafter": "drafters.checkpoint",
     "PspecError": "errors",
@@ -49,7 +49,6 @@ _HOME = {
     "DrafterMismatchError": "errors",
     "RequestError": "errors",
     "ConfigError": "errors",
-    "NumericsError": "errors",
 }
 
 __all__ = [
@@ -59,7 +58,6 @@ __all__ = [
     "Engine",
     "GenerationOutput",
     "Generator",
-    "NumericsError",
     "PspecError",
     "RequestError",
     "SamplingParams",
@@ -68,6 +66,7 @@ __all__ = [
     "StreamChunk",
     "TreeSpec",
     "build_info",
+    "init_drafter",
     "load_drafter",
     "load_target",
     "save_drafter",

@@ -18,7 +18,7 @@ from .ops import choose_backends
 from .prefill import prefill
 from .result import Stats, TokenLogprob
 from .sampling import MAX_STOP_IDS, MODES, SamplingParams, as_int64
-from .state import FINISH_REASON, IDLE, RUNNING, DecodeState, RoundShape
+from .state import FINISH_REASON, IDLE, RUNNING, STOP, DecodeState, RoundShape
 from .step import decode_round
 from .tree import MAX_NODES, TreeSpec, parse_tree
 
@@ -31,7 +31,7 @@ class StepOutput:
 
     slot: int
     token_ids: list[int]  # accepted drafts, then the target's own token
-    finish_reason: str | None  # "stop", "length", or None while running
+    finish_reason: str | None  # "stop", "length", "error" (NaN logits), or None while running
     logprobs: list[TokenLogprob] | None = None
 
 
@@ -248,18 +248,22 @@ class Engine:
         offered = (s.ids_BN >= 0).sum(dim=1).tolist()
         outputs = []
         for slot in running:
-            request, count = self._running(slot), counts[slot]
-            stats = request.stats
+            request, ids, reason = self._running(slot), emitted[slot][: counts[slot]], FINISH_REASON.get(finished[slot])
+            if -1 in ids:  # NaN logits have no argmax
+                log.error("slot %d: the target's logits are NaN after %s; try dtype fp32", slot, request.stats)
+                ids, reason = ids[: ids.index(-1)], "error"
+                self.state.finished_B[slot] = STOP
+            count, stats = len(ids), request.stats
             stats.rounds += 1
             stats.new_tokens += count
             stats.drafted += offered[slot] - 1
-            stats.accepted += count - 1
+            stats.accepted += max(count - 1, 0)
             for position in range(count - 1):
                 stats.accepted_per_position[position] += 1
             for phase, seconds in self._timer.seconds.items():
                 setattr(stats, f"{phase}_s", getattr(stats, f"{phase}_s") + seconds / len(running))
             logprobs = _logprobs(s, slot, count, request.params.logprobs)
-            outputs.append(StepOutput(slot, emitted[slot][:count], FINISH_REASON.get(finished[slot]), logprobs))
+            outputs.append(StepOutput(slot, ids, reason, logprobs))
         return outputs
 
     @property

@@ -21,7 +21,3 @@ class RequestError(PspecError, ValueError):
 
 class ConfigError(PspecError, ValueError):
     """An option of the runtime itself is wrong (tree, K, dtype, backend, environment variable)."""
-
-
-class NumericsError(PspecError):
-    """The model produced NaN or infinite values."""

@@ -85,7 +85,8 @@ class GenerationOutput:
     Attributes:
         text: the new text; ends before a stop string.
         token_ids: the new tokens, the end token included if one was generated.
-        finish_reason: "stop" (end token, stop id or stop string), "length", or "interrupted" (KeyboardInterrupt).
+        finish_reason: "stop" (end token, stop id or stop string), "length", "interrupted" (KeyboardInterrupt), or
+            "error" (the model's logits became NaN; what came before is kept).
         stats: see `Stats`.
         prompt_index, sample_index: which prompt, and which of its n samples.
         seed: the seed this sequence used; the same seed and prompt give the same tokens with any drafter.

@@ -136,6 +136,27 @@ def test_a_reused_slot_starts_clean() -> None:
     assert run(engine, PROMPTS, make_params("top_p", 3)) == expected
 
 
+@pytest.mark.parametrize("drafter", [None, NgramDrafter()])
+def test_nan_logits_end_one_sequence_and_keep_the_others(drafter: NgramDrafter | None) -> None:
+    """From some round on one slot's cache is poisoned: it ends as "error" with what it had; its neighbour goes on."""
+    expected = run(engine_of(max_batch=2), PROMPTS[:2], make_params("greedy", 2))
+    engine = engine_of(max_batch=2, drafter=drafter)
+    for prompt, params in zip(PROMPTS[:2], make_params("greedy", 2), strict=True):
+        engine.add(prompt, params)
+    tokens, reasons, steps = {0: [], 1: []}, {}, 0
+    while len(reasons) < 2:
+        steps += 1
+        if steps == 6:
+            engine.state.cache.kv_L2BGSE[:, :, 0, :, :4] = torch.nan
+        for output in engine.step():
+            tokens[output.slot] += output.token_ids
+            if output.finish_reason:
+                reasons[output.slot] = output.finish_reason
+    assert reasons == {0: "error", 1: "length"}
+    assert tokens[1] == expected[1]
+    assert 0 < len(tokens[0]) < len(expected[0]) and tokens[0] == expected[0][: len(tokens[0])]
+
+
 def test_statistics() -> None:
     expected = plain("fp32", "greedy")[:1]
     drafter = OracleDrafter("flaky", [PROMPTS[0] + expected[0]], tiny_target(dtype="fp32").config.vocab_size)

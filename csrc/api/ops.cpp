@@ -70,6 +70,33 @@ void compact_kv(Address kv, Address path, Address count, Address length, Int L2,
                    B, G, S, row_bytes, P});
 }
 
+void embed(Address ids, Address table, Address out, Int R, Int V, Int row_bytes) {
+  check(R >= 0 && V > 0 && row_bytes > 0, "embed: sizes must be positive");
+  cpu::embed({pointer<int32_t>(ids), pointer<char>(table), pointer<char>(out), R, V, row_bytes});
+}
+
+void add_rms_norm(Address x, Address residual, Address weight, Address out, Int R, Int M, float eps, int dtype_code) {
+  check(R >= 0 && M > 0, "add_rms_norm: sizes must be positive");
+  cpu::add_rms_norm({pointer<void>(x), pointer<void>(residual), pointer<void>(weight), pointer<void>(out), R, M, eps,
+                     dtype(dtype_code)});
+}
+
+void silu_mul(Address gate_up, Address out, Int R, Int I, int dtype_code) {
+  check(R >= 0 && I > 0, "silu_mul: sizes must be positive");
+  cpu::silu_mul({pointer<void>(gate_up), pointer<void>(out), R, I, dtype(dtype_code)});
+}
+
+void rope_append(Address qkv, Address positions, Address prefix, Address cos, Address sin, Address k, Address v,
+                 Address q, Address q_norm, Address k_norm, Int B, Int N, Int H, Int G, Int S, Int E,
+                 Int max_positions, float eps, int dtype_code, Int cache_stride_b, Int cache_stride_g) {
+  check(B >= 0 && N >= 0 && H >= 0 && G >= 0 && S > 0, "rope_append: sizes must be positive");
+  check(E > 0 && E % 2 == 0 && max_positions > 0, "rope_append: E must be even, the tables not empty");
+  cpu::rope_append({pointer<void>(qkv), pointer<int32_t>(positions), pointer<int32_t>(prefix), pointer<float>(cos),
+                    pointer<float>(sin), pointer<void>(k), pointer<void>(v), pointer<void>(q), pointer<void>(q_norm),
+                    pointer<void>(k_norm), B, N, H, G, S, E, max_positions, eps, dtype(dtype_code), cache_stride_b,
+                    cache_stride_g});
+}
+
 }  // namespace
 
 void bind_ops(pybind11::module_& m) {
@@ -80,6 +107,10 @@ void bind_ops(pybind11::module_& m) {
   m.def("build_tree", build_tree, ReleaseGil());
   m.def("accept", accept, ReleaseGil());
   m.def("compact_kv", compact_kv, ReleaseGil());
+  m.def("embed", embed, ReleaseGil());
+  m.def("add_rms_norm", add_rms_norm, ReleaseGil());
+  m.def("silu_mul", silu_mul, ReleaseGil());
+  m.def("rope_append", rope_append, ReleaseGil());
 }
 
 }  // namespace pspec::api

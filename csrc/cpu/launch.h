@@ -12,5 +12,9 @@ void gumbel_noise(const GumbelNoiseParams& p);
 void build_tree(const BuildTreeParams& p);
 void accept(const AcceptParams& p);
 void compact_kv(const CompactKvParams& p);
+void embed(const EmbedParams& p);
+void add_rms_norm(const AddRmsNormParams& p);
+void silu_mul(const SiluMulParams& p);
+void rope_append(const RopeAppendParams& p);
 
 }  // namespace pspec::cpu

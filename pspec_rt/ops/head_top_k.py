@@ -49,7 +49,8 @@ def head_top_k(
 
     logit_v = x . w_v in fp32, the bits `linear` gives. value_v = logit_v, or logit_v / T +
     noise[noise_row[r], id_v] where the row's temperature T is above 0; id_v = id_map[v], or v. C =
-    1 with noise is the seeded argmax.
+    1 with noise is the seeded argmax. A value of NaN counts as -inf, and an id of -1 stands where only
+    such values are left.
 
     Args:
         x_RM: [R, M] model dtype.

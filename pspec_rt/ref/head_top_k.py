@@ -30,8 +30,10 @@ def head_top_k(
         sampled_R1 = (temperature_R > 0)[:, None]
         divisor_R1 = torch.where(sampled_R1, temperature_R[:, None], 1.0)
         value_RD = torch.where(sampled_R1, value_RD / divisor_R1 + noise_RD, value_RD)
+    value_RD = torch.where(value_RD.isnan(), float("-inf"), value_RD)
     best_RC, index_RC = top_lowest_index(value_RD, out_ids_RC.shape[1])
-    out_ids_RC.copy_(index_RC if id_map_D is None else id_map_D[index_RC])
+    id_RC = index_RC if id_map_D is None else id_map_D[index_RC]
+    out_ids_RC.copy_(torch.where(best_RC > float("-inf"), id_RC, -1))
     if out_scores_RC is not None:
         torch.sub(best_RC, value_RD.logsumexp(dim=1, keepdim=True), out=out_scores_RC)
 

@@ -134,3 +134,12 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="noise_row_R.*int32"):
         noise = {"noise_QV": torch.zeros(1, 9), "noise_row_R": torch.zeros(2).long()}
         ops.head_top_k(x_RM, w_DM, ids_RC, None, temperature_R=torch.ones(2), **noise)
+
+
+def test_nan_counts_as_the_lowest_value(backend: str) -> None:
+    """Two NaN logits are passed over; a row of nothing but NaN has no best token."""
+    w_DM = torch.arange(6.0)[:, None].to(BF16)
+    w_DM[[2, 5]] = torch.nan
+    x_RM = torch.tensor([[1.0], [torch.nan], [-1.0]]).to(BF16)
+    ids_RC = head_top_k(x_RM, w_DM, 3)[0]
+    assert ids_RC.tolist() == [[4, 3, 1], [-1, -1, -1], [0, 1, 3]]

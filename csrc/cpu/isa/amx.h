@@ -51,13 +51,38 @@ struct TileScope {
 
 static int64_t tile_count(int64_t n, int64_t per_tile) { return (n + per_tile - 1) / per_tile; }
 
+// One level of a transposition: exchanges the off-diagonal H x H blocks of each 2H x 2H block.
+template <int H, int... I>
+static inline void transpose_level(Vec* rows, std::integer_sequence<int, I...>) {
+  for (int i = 0; i < kTileRows; ++i) {
+    if (i & H) continue;
+    const Vec a = rows[i], b = rows[i + H];
+    rows[i] = pick(a, b, std::integer_sequence<int, ((I & H) ? (I ^ H) + kLanes : I)...>());
+    rows[i + H] = pick(a, b, std::integer_sequence<int, ((I & H) ? I + kLanes : (I ^ H))...>());
+  }
+}
+
+// Rows of 16 four-byte elements become columns.
+static inline void transpose(Vec* rows) {
+  constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
+  transpose_level<8>(rows, kAll);
+  transpose_level<4>(rows, kAll);
+  transpose_level<2>(rows, kAll);
+  transpose_level<1>(rows, kAll);
+}
+
 // Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded.
 static void pack_tiles(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
-  const int64_t depth = tile_count(I, kTileDepth);
-  memset(tiles, 0, tile_count(R, kTileRows) * depth * kTileSize * sizeof(uint16_t));
-  for (int64_t r = 0; r < R; ++r) {
-    uint16_t* row = tiles + r / kTileRows * depth * kTileSize + r % kTileRows * 2;
-    for (int64_t i = 0; i < I; ++i) row[i / 2 * kTileRows * 2 + i % 2] = x[r * I + i];
+  for (int64_t first = 0; first < R; first += kTileRows) {
+    for (int64_t i = 0; i < I; i += kTileDepth, tiles += kTileSize) {
+      const int64_t width = I - i < kTileDepth ? I - i : kTileDepth;
+      Vec pairs[kTileRows] = {};  // pairs[r]: 16 pairs of row r, moved as if they were floats
+      for (int64_t r = 0; r < kTileRows && first + r < R; ++r) {
+        memcpy(&pairs[r], x + (first + r) * I + i, width * sizeof(uint16_t));
+      }
+      transpose(pairs);
+      memcpy(tiles, pairs, sizeof pairs);
+    }
   }
 }
 
@@ -139,11 +164,19 @@ static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0,
 #undef PSPEC_STORE_SUMS
 #undef PSPEC_ZERO_SUMS
 
-// out[r * out_stride + o] = sums[o][r] for up to 16 activation rows and O weight rows in consecutive tiles.
-static void store_tiles(const TileSums* sums, int64_t R, int64_t O, float* out, int64_t out_stride) {
+// out[r * out_stride + o] = sums[o][r] for up to 16 activation rows and 16 weight rows.
+static void store_tile(const TileSums& sums, int64_t R, int64_t O, float* out, int64_t out_stride) {
+  Vec rows[kTileRows];
+  for (int o = 0; o < kTileRows; ++o) rows[o] = load(sums[o]);
+  transpose(rows);
   for (int64_t r = 0; r < R && r < kTileRows; ++r) {
-    for (int64_t o = 0; o < O; ++o) out[r * out_stride + o] = sums[o / kTileRows][o % kTileRows][r];
+    memcpy(out + r * out_stride, &rows[r], (O < kTileRows ? O : kTileRows) * sizeof(float));
   }
+}
+
+// The same for O weight rows in consecutive tiles.
+static void store_tiles(const TileSums* sums, int64_t R, int64_t O, float* out, int64_t out_stride) {
+  for (int64_t o = 0; o < O; o += kTileRows) store_tile(sums[o / kTileRows], R, O - o, out + o, out_stride);
 }
 
 // As Kernels::dot, of activations packed by pack_tiles.

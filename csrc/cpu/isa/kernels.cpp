@@ -4,6 +4,7 @@
 #include "attend.h"
 #include "dot.h"
 #include "gumbel.h"
+#include "rows.h"
 #include "softmax.h"
 
 namespace pspec::PSPEC_ISA {
@@ -21,6 +22,7 @@ static bool supported() {
 }
 
 extern const Kernels kKernels;
-const Kernels kKernels = {PSPEC_ISA_NAME, supported, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel};
+const Kernels kKernels = {PSPEC_ISA_NAME, supported, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel,
+                          to_float_row, from_float_row, norm_row, silu_mul_row, rope_head};
 
 }  // namespace pspec::PSPEC_ISA

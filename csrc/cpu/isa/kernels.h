@@ -37,6 +37,29 @@ struct AttendRun {
   float* acc;            // [rows, E4] out: sum of exp(score - max) * v
 };
 
+// One row of add_rms_norm.
+struct NormRow {
+  const void* x;       // [M] T, or null
+  void* residual;      // [M] T, in place
+  const void* weight;  // [M] T
+  void* out;           // [M] T
+  int64_t M;
+  float eps;
+  DType dtype;
+};
+
+// One head of one row: out = rope(norm(x)).
+struct RopeHead {
+  const void* x;       // [E] T
+  const void* weight;  // [E] T of the norm, or null: no norm
+  const float* cos;    // [E/2]
+  const float* sin;    // [E/2]
+  void* out;           // [E] T
+  int64_t E;
+  float eps;
+  DType dtype;
+};
+
 struct Kernels {
   const char* name;
   bool (*supported)();
@@ -56,6 +79,12 @@ struct Kernels {
   float (*sum_exp)(const float* values, int64_t n, float max);
   // out[0..V) = gumbel(seed, position, v) for v = first..last-1, written at out[v].
   void (*gumbel)(uint64_t seed, int32_t position, int64_t first, int64_t last, float* out);
+  void (*to_float)(const uint16_t* from, int64_t n, float* to);
+  void (*from_float)(const float* from, int64_t n, uint16_t* to);
+  void (*norm_row)(const NormRow& row);
+  // out[i] = silu(gate[i]) * up[i], i < I.
+  void (*silu_mul_row)(const void* gate, const void* up, void* out, int64_t I, DType dtype);
+  void (*rope_head)(const RopeHead& head);
 };
 
 // Floats of AttendRun::scratch, enough for every instruction set (see Scratch in attend.h).

@@ -85,6 +85,49 @@ static inline Vec load_partial(const T* p, int64_t n) {
   return load(padded);
 }
 
+// Rounded to bf16, to nearest with ties to even; NaN stays NaN. As float_to_bf16 in convert.h.
+static inline Vec round_bf16(Vec v) {
+  const VecWord bits = (VecWord)v;
+  const VecWord rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  const VecWord quiet = bits | 0x00400000;
+  return (Vec)((v == v ? rounded : quiet) & 0xffff0000u);
+}
+
+// What a stored T holds.
+template <typename T>
+static inline Vec round_to(Vec v) {
+  if constexpr (sizeof(T) == sizeof(uint16_t)) return round_bf16(v);
+  return v;
+}
+
+static inline void store(uint16_t* p, Vec v) {
+  const VecWord upper = (VecWord)round_bf16(v) >> 16;
+#if defined(PSPEC_ISA_AVX512)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16((__m512i)upper));
+#elif defined(PSPEC_ISA_AVX2)
+  const __m128i low = _mm256_castsi256_si128((__m256i)upper), high = _mm256_extracti128_si256((__m256i)upper, 1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
+#else
+  const VecHalf half = __builtin_convertvector(upper, VecHalf);
+  memcpy(p, &half, sizeof half);
+#endif
+}
+
+// The first min(n, kLanes) elements, zeros after them.
+template <typename T>
+static inline Vec load_up_to(const T* p, int64_t n) {
+  return n >= kLanes ? load(p) : load_partial(p, n);
+}
+
+// Stores the first min(n, kLanes) lanes.
+template <typename T>
+static inline void store_up_to(T* p, Vec v, int64_t n) {
+  if (n >= kLanes) return store(p, v);
+  T padded[kLanes];
+  store(padded, v);
+  memcpy(p, padded, n * sizeof(T));
+}
+
 static inline float to_float(float x) { return x; }
 static inline float to_float(uint16_t x) {
   const uint32_t bits = static_cast<uint32_t>(x) << 16;
