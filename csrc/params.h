@@ -128,6 +128,41 @@ struct RopeAppendParams {
   int64_t cache_stride_b, cache_stride_g;  // in elements; rows are E apart
 };
 
+struct DraftInputsParams {
+  const int32_t* ids;      // [B, P], below 0: row 0 of the table
+  const void* features;    // [B, P, F] T
+  const int32_t* count;    // [B] accepted rows
+  const void* masks;       // [J, M] T
+  const void* fc;          // [M, E+F] T
+  void* out;               // [B, P+J, M] T
+  const void* table;       // [V, E] T, or null with E = 0: no embedding
+  const void* bias;        // [M] T, or null
+  const void* anchor_map;  // [M, E+F] T, or null
+  int64_t B, P, J, M, F, E, V;
+  DType dtype;
+};
+
+struct SelectTokensParams {
+  const float* logits;       // [R, V]
+  int32_t* out_ids;          // [R]
+  const float* temperature;  // [R]
+  const int32_t* top_k;      // [R], <= 0 off
+  const float* top_p;        // [R], >= 1 off
+  const float* min_p;        // [R], 0 off
+  const float* noise;        // [Q, V]
+  const int32_t* noise_row;  // [R] row of `noise`
+  float* out_logprob;        // [R], or null
+  int32_t* out_top_ids;      // [R, top], or null
+  float* out_top_logprobs;   // [R, top], or null with it
+  int64_t R, V, top;
+};
+
+struct StoreTapParams {
+  const char* state;  // [R, row_bytes]
+  char* features;     // [R, features_row_bytes], written from column_bytes on
+  int64_t R, row_bytes, features_row_bytes, column_bytes;
+};
+
 struct CompactKvParams {
   char* kv;               // [2L, B, G, S, row_bytes] in place
   const int32_t* path;    // [B, P]

@@ -87,9 +87,7 @@ def compact_kv(
     kv: int, path: int, count: int, length: int, L2: int, B: int, G: int, S: int, row_bytes: int, P: int, /
 ) -> None: ...
 def embed(ids: int, table: int, out: int, R: int, V: int, row_bytes: int, /) -> None: ...
-def add_rms_norm(
-    x: int, residual: int, weight: int, out: int, R: int, M: int, eps: float, dtype: int, /
-) -> None: ...
+def add_rms_norm(x: int, residual: int, weight: int, out: int, R: int, M: int, eps: float, dtype: int, /) -> None: ...
 def silu_mul(gate_up: int, out: int, R: int, I: int, dtype: int, /) -> None: ...
 def rope_append(
     qkv: int,
@@ -115,10 +113,58 @@ def rope_append(
     cache_stride_g: int,
     /,
 ) -> None: ...
+def draft_inputs(
+    ids: int,
+    features: int,
+    count: int,
+    masks: int,
+    fc: int,
+    out: int,
+    table: int,
+    bias: int,
+    anchor_map: int,
+    B: int,
+    P: int,
+    J: int,
+    M: int,
+    F: int,
+    E: int,
+    V: int,
+    dtype: int,
+    /,
+) -> None: ...
+def select_tokens(
+    logits: int,
+    out_ids: int,
+    temperature: int,
+    top_k: int,
+    top_p: int,
+    min_p: int,
+    noise: int,
+    noise_row: int,
+    out_logprob: int,
+    out_top_ids: int,
+    out_top_logprobs: int,
+    R: int,
+    V: int,
+    top: int,
+    /,
+) -> None: ...
+def store_tap(
+    state: int, features: int, R: int, row_bytes: int, features_row_bytes: int, column_bytes: int, /
+) -> None: ...
+
+# Launch graphs: kernels launched between begin and end run, and run again at every replay.
+def graph_begin() -> None: ...
+def graph_end() -> int: ...
+def graph_size(handle: int, /) -> int: ...
+def graph_replay(handle: int, /) -> None: ...
+def graph_free(handle: int, /) -> None: ...
 def set_num_threads(n: int, /) -> None: ...  # not while a kernel runs in another thread
 def num_threads() -> int: ...
 def set_isa(name: str, /) -> None: ...  # "" for the best; ValueError if this CPU cannot run it
 def use_huge_pages(data: int, nbytes: int, /) -> int: ...  # bytes covered; before the buffer is filled
+def read_sum(data: int, nbytes: int, /) -> tuple[int, float]: ...  # sum of the 64-bit words, seconds it took
 def build_info() -> dict[str, str | bool | int | list[str]]: ...
 def philox(counter: list[int], key: list[int], /) -> list[int]: ...
 def gumbel_of_bits(bits: int, /) -> float: ...

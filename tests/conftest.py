@@ -30,7 +30,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("pspec")
 
 # Native ops with code per instruction set: tested on each one this CPU can run.
-SIMD_OPS = {"linear", "tree_attention", "head_top_k", "gumbel_noise"}
+SIMD_OPS = {
+    "linear", "tree_attention", "head_top_k", "gumbel_noise", "add_rms_norm", "silu_mul", "rope_append",
+    "select_tokens",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

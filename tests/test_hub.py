@@ -109,6 +109,14 @@ def test_the_demo_model_is_made_once(fake_demo: dict[str, Any], tmp_path: Path) 
     assert {file.name for file in folder.parent.iterdir()} <= {folder.name, f"{folder.name}.lock"}
 
 
+def test_the_gguf_file_is_fetched_once_and_converted_from(fake_demo: dict[str, Any], tmp_path: Path) -> None:
+    gguf = hub.demo_gguf()
+    assert gguf == tmp_path / "cache" / "models" / hub.DEMO_GGUF and gguf.read_bytes() == fake_demo["content"]
+    fake_demo["rc"] = 1  # no network from here on
+    assert hub.demo_gguf() == gguf
+    assert (hub.demo_model() / "config.json").read_text() == "GGUF and so on" and gguf.exists()
+
+
 def test_two_at_once_make_one_demo_model(fake_demo: dict[str, Any]) -> None:
     threads = [threading.Thread(target=hub.demo_model) for _ in range(3)]
     for thread in threads:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
+from pspec_rt import hub
 from pspec_rt.cli import main
 from pspec_rt.errors import ConfigError
 from pspec_rt.generator import Generator
-from pspec_rt.measure import BenchConfig, Report, measure, run
+from pspec_rt.measure import BenchConfig, Report, bandwidth, measure, run
 from pspec_rt.measure.contender import Answer
 from pspec_rt.measure.meta import git_commit, versions
+from pspec_rt.measure.peers import PeerSetup, make_peer, split_names
 from pspec_rt.measure.plot import plot_speedups
 from pspec_rt.measure.questions import Question, QuestionError, choose, load_questions
-from pspec_rt.measure.summary import first_difference, row_of, summarise
+from pspec_rt.measure.summary import against_bandwidth, first_difference, row_of, summarise
+from pspec_rt.ops._dispatch import native
 from pspec_rt.result import Stats
 from tests.tiny import tiny_checkpoint, tiny_target
 
@@ -26,6 +33,12 @@ ROWS = [
     {"question_id": 2, "category": "qa", "turns": ["what is the answer"]},
     {"question_id": "three", "category": "humaneval", "task": "coding", "turns": ["ab ab ab ab ab"], "reference": []},
 ]
+
+
+@pytest.fixture(autouse=True)
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading memory that exceeds the last-level cache takes seconds and gigabytes."""
+    monkeypatch.setattr(bandwidth, "streaming_bytes", lambda: 4 << 20)
 
 
 @pytest.fixture
@@ -106,8 +119,13 @@ def test_figures() -> None:
     assert figures["plain_decode_tokens_per_s"] == 2
     assert figures["speedup_over_plain"] == figures["speedup_over_plain_median"] == 2
     assert (figures["plain_over_peer"], figures["speculative_over_peer"]) == (2, 4)
+    assert figures["plain_over_peer_median"] == 2 and figures["speculative_over_peer_median"] == 4
     assert figures["mean_acceptance_length"] == 2 and figures["acceptance_per_position"] == [1, 0]
     assert figures["identical_tokens"] and figures["identical_to_peer"] == 1
+    assert against_bandwidth(figures, gbs=10.0, weight_bytes=10**9) == {
+        "read_bandwidth_gbs": 10.0,
+        "plain_bandwidth_fraction": 0.2,
+    }
     second["speculative"] = answer([5, 7], 1, 1)
     assert not summarise([row_of(question(0, "a"), 5, [second])])["identical_tokens"]
 
@@ -159,6 +177,16 @@ def test_measure_on_a_tiny_model(questions: Path, threads: None) -> None:
     assert not any("transformers" in key for key in summary)
     meta = report.meta
     assert (meta["threads"], meta["dtype"], meta["drafter"], meta["tree"]) == (1, "float32", "ngram", "chain(7)")
+    if native.available:
+        assert summary["read_bandwidth_gbs"] == meta["read_bandwidth"]["gbs"] > 0
+        assert meta["read_bandwidth"] | {"gbs": 0, "last_level_cache_bytes": 0} == {
+            "gbs": 0,
+            "threads": 1,
+            "buffer_bytes": 4 << 20,
+            "last_level_cache_bytes": 0,
+        }
+        weights_gbs = meta["weight_bytes"] * summary["plain_decode_tokens_per_s"] / 1e9
+        assert summary["plain_bandwidth_fraction"] == pytest.approx(weights_gbs / summary["read_bandwidth_gbs"])
 
 
 def test_plain_decoding_alone(questions: Path, threads: None) -> None:
@@ -181,8 +209,8 @@ def test_the_command_writes_json_and_plot_and_agrees_with_transformers(
 ) -> None:
     out = tmp_path / "result.json"
     argv = ["bench", "--target", str(tiny_checkpoint()), "--drafter", "ngram", "--questions", str(questions)]
-    argv += ["--max-new-tokens", "8", "--limit", "2", "--peers", "transformers", "--threads", "1", "--json", str(out)]
-    assert main(argv) == 0
+    argv += ["--max-new-tokens", "8", "--limit", "2", "--peers", "transformers,transformers-assisted"]
+    assert main([*argv, "--threads", "1", "--json", str(out)]) == 0
     captured = capsys.readouterr()
     assert "mt_bench" in captured.out and "overall" in captured.out and "in 2 of 2" in captured.out
     report = json.loads(out.read_text())
@@ -194,10 +222,14 @@ def test_the_command_writes_json_and_plot_and_agrees_with_transformers(
         "speedup_over_plain",
         "plain_over_transformers",
         "speculative_over_transformers",
+        "speculative_over_transformers_assisted",
         "mean_acceptance_length",
         "identical_tokens",
     } <= set(report["summary"])
+    assert report["meta"]["peers"] == ["transformers", "transformers-assisted"]
     assert report["summary"]["identical_to_transformers"] == 2  # fp32 on both sides: no near-ties here
+    assert report["summary"]["identical_to_transformers_assisted"] == 2
+    assert not any("llama" in key for key in report["summary"])
     if importlib.util.find_spec("matplotlib") is None:
         assert "matplotlib is not installed" in captured.err
     else:
@@ -220,7 +252,8 @@ def test_a_difference_is_exit_code_1(
     ("options", "message"),
     [
         (["--questions", "/no/such/file.jsonl"], "/no/such/file.jsonl"),
-        (["--peers", "telepathy"], "unknown peer 'telepathy': choose from transformers"),
+        (["--peers", "telepathy"], "unknown peer 'telepathy': choose from transformers, transformers-assisted, llama"),
+        (["--peers", "transformers,telepathy"], "unknown peer 'telepathy'"),
         (["--peers", "transformers", "--temperature", "1"], "greedily"),
         (["--task", "juggling"], "unknown task 'juggling'"),
         (["--limit", "0"], "limit=0"),
@@ -248,3 +281,83 @@ def test_conditions() -> None:
     assert {"pspec_rt", "python", "torch", "transformers"} <= set(versions())
     commit = git_commit()
     assert commit is None or len(commit.removesuffix("+changes")) == 40
+
+
+def test_names_of_peers() -> None:
+    assert split_names([]) == split_names([""]) == ()
+    assert split_names(["a,b", "c", " a ,"]) == ("a", "b", "c")
+
+
+def test_a_peer_that_is_not_installed(
+    questions: Path, threads: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llama_cpp" else find_spec(name))
+    assert main(["bench", "--questions", str(questions), "--peers", "transformers,llama.cpp"]) == 2
+    assert "peer 'llama.cpp' is not installed; run: pip install llama-cpp-python" in capsys.readouterr().err
+
+
+class FakeLlama:
+    """`llama_cpp.Llama` as far as the peer uses it: counts on from the last prompt token, forever."""
+
+    made: list[FakeLlama] = []
+
+    def __init__(self, **options: Any) -> None:
+        self.options, self.resets = options, 0
+        self.made.append(self)
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def generate(self, tokens: list[int], *, temp: float, repeat_penalty: float) -> Any:
+        assert temp == 0.0 and repeat_penalty == 1.0, "greedy"
+        token = tokens[-1]
+        while True:
+            token += 1
+            yield token
+
+
+@pytest.fixture
+def llama_cpp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[FakeLlama]:
+    """A llama-cpp-python that is "installed", and a cache in which the demo files are "there"."""
+    module = ModuleType("llama_cpp")
+    module.__spec__ = ModuleSpec("llama_cpp", None)
+    module.Llama = FakeLlama  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "llama_cpp", module)
+    monkeypatch.setattr(FakeLlama, "made", [])
+    monkeypatch.setenv("PSPEC_CACHE", str(tmp_path / "cache"))
+    hub.demo_folder().parent.mkdir(parents=True)
+    hub.demo_folder().symlink_to(tiny_checkpoint())
+    (hub.demo_folder().parent / hub.DEMO_GGUF).touch()
+    return FakeLlama.made
+
+
+def test_llama_cpp_stops_as_the_others_do(llama_cpp: list[FakeLlama]) -> None:
+    setup = PeerSetup(hub.demo_folder(), torch.bfloat16, torch.device("cpu"), (5, 9), 3)
+    peer = make_peer("llama.cpp", setup)
+    assert peer.answer([1, 2], 8).token_ids == [3, 4, 5]  # the end token is counted
+    assert peer.answer([1, 2], 2).token_ids == [3, 4]
+    (llama,) = llama_cpp
+    assert llama.resets == 2, "nothing of the last prompt is kept"
+    options = {"model_path": str(hub.demo_gguf()), "n_threads": 3, "n_threads_batch": 3, "n_ctx": 0, "verbose": False}
+    assert llama.options == options
+
+
+def test_llama_cpp_takes_part_on_the_demo_model_only(
+    questions: Path, threads: None, llama_cpp: list[FakeLlama], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["bench", "--questions", str(questions), "--peers", "llama.cpp", "--max-new-tokens", "4", "--limit", "1"]
+    other = str(tiny_checkpoint("Qwen2ForCausalLM"))
+    assert main([*argv, "--target", other]) == 2
+    assert "runs the demo model's GGUF file, not" in capsys.readouterr().err
+    assert main(argv) == 0
+    report = measure(BenchConfig(questions, max_new_tokens=4, limit=1, peers=("llama.cpp",)))
+    assert {"speculative_over_llama_cpp_4bit", "plain_over_llama_cpp_4bit"} <= set(report.summary)
+
+
+def test_no_read_bandwidth_without_native_kernels(
+    questions: Path, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "read_bandwidth", lambda: None)
+    report = measure(config_of(questions, limit=1))
+    assert not any("bandwidth" in key for key in (*report.summary, *report.meta))

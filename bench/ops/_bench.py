@@ -1,26 +1,32 @@
-"""The runner the op benchmarks share: backends in turn on the same data, medians, bytes per second."""
+"""The runner of all op benchmarks: backends and plain torch in turn on the same data, times, bytes per second."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
+from pspec_rt.measure.bandwidth import read_bandwidth, streaming_buffer
 from pspec_rt.measure.meta import conditions
+from pspec_rt.measure.run import set_threads
 from pspec_rt.ops._dispatch import REGISTRY, native
 
 SAMPLE_SECONDS = 2e-3  # of calls between two clock readings
-COLD_BYTES = 256 << 20  # copies to rotate through, so that weights come from memory as they do in a model
+SAMPLES, QUICK_SAMPLES = 15, 5
+MOST_WEIGHT_BYTES = 2 << 30
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 BF16 = torch.bfloat16
+Run = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -52,8 +58,9 @@ class Case:
         shape: what is computed, e.g. "8 x 576 -> 1536".
         make: gives (args, kwargs) of one call of the op.
         bytes: read and written by a call.
-        cold: rotate through copies larger than a cache (ops that stream weights).
+        weights: bytes of it that `make` took from `weights()`: calls go through as many copies as the pool holds.
         reset: undoes what a call changed, for ops whose second call would find nothing to do; not timed.
+        torch: the fastest plain torch expression for the same, called as the op is; None: that is `ref`.
     """
 
     model: str
@@ -61,21 +68,31 @@ class Case:
     shape: str
     make: Callable[[], tuple[tuple, dict[str, Any]]]
     bytes: int
-    cold: bool = False
+    weights: int = 0
     reset: Callable[[tuple], None] | None = None
+    torch: Run | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """One measured line: median microseconds per call and GB/s."""
+    """One measured line: microseconds per call (median, 20th and 80th percentile), GB/s, and the same in torch.
 
+    `of_read_bandwidth`: GB/s over the read bandwidth; None if that could not be measured. `over_torch`: torch's median
+    over this one.
+    """
+
+    op: str
     model: str
     rows: int
     shape: str
     backend: str
     us: float
+    us_p20: float
+    us_p80: float
     gb_per_s: float
-    times_ref: float
+    of_read_bandwidth: float | None
+    torch_us: float
+    over_torch: float
 
 
 def bf16(*shape: int) -> Tensor:
@@ -93,80 +110,161 @@ def nbytes(*tensors: Tensor) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def backends_of(op: str) -> dict[str, Callable[..., None]]:
-    """The backends of an op that can run here, ref first."""
-    usable = {name: run for name, run in REGISTRY[op].backends.items() if name == "ref"}
-    if native.available and "cpu" in REGISTRY[op].backends:
-        usable["cpu"] = REGISTRY[op].backends["cpu"]
+class WeightPool:
+    """Random bf16 memory, larger than the last-level cache, that weight matrices are cut from, one after the other.
+
+    Matrices are consecutive parts, and after the last one it starts anew: what a call reads has left the cache since it
+    was last read, as in a model whose layers take turns.
+    """
+
+    def __init__(self) -> None:
+        self._values = streaming_buffer(MOST_WEIGHT_BYTES).view(BF16)
+        pattern = bf16(1 << 20)
+        for part in self._values.split(pattern.numel()):
+            part.copy_(pattern[: part.numel()])
+        self._next = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self._values.nbytes
+
+    def take(self, *shape: int) -> Tensor:
+        """The next matrix."""
+        size = torch.Size(shape).numel()
+        assert size <= self._values.numel(), "free memory: a weight matrix is larger than a quarter of what there is"
+        begin = self._next if self._next + size <= self._values.numel() else 0
+        self._next = begin + -(-size // 32) * 32  # whole cache lines
+        return self._values[begin : begin + size].view(shape)
+
+
+@cache
+def pool() -> WeightPool:
+    """The one pool of the process, filled when the first op asks for weights."""
+    return WeightPool()
+
+
+def weights(*shape: int) -> Tensor:
+    """A bf16 weight matrix that is not in the cache; see `WeightPool`."""
+    return pool().take(*shape)
+
+
+def backends_of(op: str, wanted: str | None = None) -> dict[str, Run]:
+    """The backends of an op that can run here, ref first; only `wanted` if it is one of them, else only ref."""
+    backends = REGISTRY[op].backends
+    usable = {name: backends[name] for name in ("ref", "cpu") if name in backends}
+    if not native.available:
+        usable.pop("cpu", None)
+    if wanted is not None:
+        name = wanted if wanted in usable else "ref"
+        usable = {name: usable[name]}
     return usable
 
 
-def measure(op: str, case: Case, samples: int) -> Iterator[Line]:
-    """Time a case on every backend: one sample each in turn, so that a slow moment of the machine hits all."""
-    copies = max(1, min(256, COLD_BYTES // case.bytes)) if case.cold else 1
-    calls = [case.make() for _ in range(copies)]
-    backends = backends_of(op)
-    repeats = {name: _repeats(run, calls, case) for name, run in backends.items()}
-    times: dict[str, list[float]] = {name: [] for name in backends}
+def measure(op: str, case: Case, backends: Mapping[str, Run], samples: int, gbs: float | None) -> Iterator[Line]:
+    """Time a case on backends and in torch: one sample each in turn, so that a slow moment of the machine hits all."""
+    contenders = {**backends, "torch": case.torch or REGISTRY[op].backends["ref"]}
+    copies = max(1, pool().nbytes // case.weights) if case.weights else 1
+    calls = itertools.cycle([case.make() for _ in range(copies)])
+    repeats = {name: _repeats(run, calls, case) for name, run in contenders.items()}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(samples):
-        for name, run in backends.items():
+        for name, run in contenders.items():
             times[name].append(_sample(run, calls, case, repeats[name]))
-    ref = statistics.median(times["ref"])
-    for name, seconds in times.items():
-        median = statistics.median(seconds)
-        speed = case.bytes / median / 1e9
-        yield Line(case.model, case.rows, case.shape, name, median * 1e6, speed, ref / median)
+    us = {name: numpy.percentile(seconds, (50, 20, 80)) * 1e6 for name, seconds in times.items()}
+    for name in backends:
+        median, p20, p80 = map(float, us[name])
+        speed, torch_us = case.bytes / median / 1e3, float(us["torch"][0])
+        fraction = None if gbs is None else speed / gbs
+        place = (op, case.model, case.rows, case.shape, name)
+        yield Line(*place, median, p20, p80, speed, fraction, torch_us, torch_us / median)
 
 
-def _repeats(run: Callable[..., None], calls: list, case: Case) -> int:
+def _repeats(run: Run, calls: Iterator, case: Case) -> int:
     _sample(run, calls, case, 1)  # first touch
     return 1 if case.reset else max(1, round(SAMPLE_SECONDS / _sample(run, calls, case, 2)))
 
 
-def _sample(run: Callable[..., None], calls: list, case: Case, repeats: int) -> float:
-    """Seconds per call."""
+def _sample(run: Run, calls: Iterator, case: Case, repeats: int) -> float:
+    """Seconds per call. The calls go on where the last sample ended, whoever took it."""
+    todo = list(itertools.islice(calls, repeats))
     if case.reset:
-        case.reset(calls[0][0])
+        case.reset(todo[0][0])
     start = time.perf_counter()
-    for i in range(repeats):
-        args, kwargs = calls[i % len(calls)]
+    for args, kwargs in todo:
         run(*args, **kwargs)
     return (time.perf_counter() - start) / repeats
 
 
-def print_table(op: str, lines: Iterable[Line]) -> list[Line]:
+COLUMNS = f"{'':16} {'rows':>4}  {'shape':30} {'backend':7} {'us':>9} {'p20':>9} {'p80':>9} {'GB/s':>7} {'of read':>7}"
+
+
+def print_table(op: str, lines: Iterable[Line]) -> Iterator[Line]:
     """Print lines as they come."""
-    print(f"{op:16} {'rows':>4}  {'shape':34} {'backend':8} {'median us':>10} {'GB/s':>7} {'x ref':>6}")
-    shown = []
+    print(f"{op}\n{COLUMNS} {'torch us':>9} {'x torch':>7}")
     for line in lines:
-        shown.append(line)
+        fraction = "" if line.of_read_bandwidth is None else f"{line.of_read_bandwidth:.0%}"
         print(
-            f"{line.model:16} {line.rows:4}  {line.shape:34} {line.backend:8} "
-            f"{line.us:10.1f} {line.gb_per_s:7.2f} {line.times_ref:6.2f}",
+            f"{line.model:16} {line.rows:4}  {line.shape:30} {line.backend:7} {line.us:9.1f} {line.us_p20:9.1f} "
+            f"{line.us_p80:9.1f} {line.gb_per_s:7.2f} {fraction:>7} {line.torch_us:9.1f} {line.over_torch:7.2f}",
             flush=True,
         )
-    return shown
+        yield line
 
 
-def main(op: str, cases: Callable[[Model, int], Iterable[Case]], rows: Iterable[int] = ROWS) -> None:
-    """Command line of one op's benchmark; `cases(model, rows)` gives its shapes."""
-    parser = argparse.ArgumentParser(description=f"Time the op {op} on each of its backends.")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that a benchmark of one op and one of all ops share."""
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the numbers to this file")
     parser.add_argument("--quick", action="store_true", help="one model, two row counts, few samples")
-    parser.add_argument("--model", choices=[model.name for model in MODELS], help="this model only")
-    args = parser.parse_args()
-    torch.manual_seed(0)
+    parser.add_argument("--models", metavar="MODEL,...", help=f"of {', '.join(model.name for model in MODELS)}")
+    parser.add_argument("--rows", metavar="N,...", help="row counts: tree nodes, path slots or drafted tokens")
+    parser.add_argument("--threads", type=int, metavar="N", help="of the kernels and of torch (default: all cores)")
 
-    models = [m for m in MODELS if args.model in (None, m.name)]
-    counts = sorted(rows)
+
+def chosen_models(names: str | None) -> tuple[Model, ...]:
+    """The models of a comma-separated list; all by default."""
+    known = {model.name: model for model in MODELS}
+    return MODELS if names is None else tuple(known[name] for name in choices("model", names, known))
+
+
+def choices(what: str, names: str, known: Iterable[str]) -> list[str]:
+    """The names of a comma-separated list; SystemExit for one that is not known."""
+    chosen, possible = [name.strip() for name in names.split(",")], list(known)
+    for name in chosen:
+        if name not in possible:
+            raise SystemExit(f"unknown {what} {name!r}: choose from {', '.join(possible)}")
+    return chosen
+
+
+def run_benchmarks(
+    ops: Mapping[str, Callable[[Model, int], Iterable[Case]]],
+    args: argparse.Namespace,
+    rows: Sequence[int],
+    backend: str | None = None,
+) -> None:
+    """Measure ops as the command line says; `ops[op](model, rows)` gives an op's cases."""
+    torch.manual_seed(0)
+    threads = set_threads(args.threads)
+    models = chosen_models(args.models)
+    counts = sorted(int(n) for n in args.rows.split(",")) if args.rows else sorted(rows)
     if args.quick:
         models, counts = models[:1], sorted({counts[0], counts[len(counts) // 2]})
-    samples = 5 if args.quick else 15
-    todo = (case for model in models for count in counts for case in cases(model, count))
-    lines = print_table(op, (line for case in todo for line in measure(op, case, samples)))
+    bandwidth = read_bandwidth()
+    gbs = bandwidth and bandwidth.gbs
+    print(f"{threads} threads, read bandwidth {'not measured' if gbs is None else f'{gbs:.1f} GB/s'}")
+    lines: list[Line] = []
+    for op, cases in ops.items():
+        todo = (case for model in models for count in counts for case in cases(model, count))
+        samples = QUICK_SAMPLES if args.quick else SAMPLES
+        backends = backends_of(op, backend)
+        lines += print_table(op, (line for case in todo for line in measure(op, case, backends, samples, gbs)))
     if args.json:
-        threads = {"torch": torch.get_num_threads()}
-        if native.available:
-            threads["native"] = native.num_threads()
-        report = {"op": op, **conditions(), "threads": threads, "lines": [asdict(x) for x in lines]}
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+        meta = conditions() | {"threads": threads, "read_bandwidth": bandwidth and asdict(bandwidth)}
+        meta["weight_pool_bytes"] = pool().nbytes if pool.cache_info().currsize else None
+        args.json.write_text(json.dumps({"meta": meta, "lines": [asdict(x) for x in lines]}, indent=1) + "\n")
+
+
+def main(op: str, cases: Callable[[Model, int], Iterable[Case]], rows: Sequence[int] = ROWS) -> None:
+    """Command line of one op's benchmark; `cases(model, rows)` gives its shapes."""
+    parser = argparse.ArgumentParser(description=f"Time the op {op} on each of its backends, and in plain torch.")
+    add_options(parser)
+    run_benchmarks({op: cases}, parser.parse_args(), rows)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 
-from ._bench import Case, Model, bf16, main
+from ._bench import Case, Model, bf16, main, weights
 
 
 def cases(m: Model, R: int) -> Iterator[Case]:
@@ -21,11 +23,17 @@ def cases(m: Model, R: int) -> Iterator[Case]:
 def case(m: Model, R: int, I: int, O: int, dtype: torch.dtype) -> Case:
     """R rows times a bf16 [O, I] matrix."""
     size = 2 * (R * I + O * I) + R * O * dtype.itemsize
+    x_RI, out_RO = bf16(R, I), torch.empty(R, O, dtype=dtype)
 
     def make() -> tuple:
-        return (bf16(R, I), bf16(O, I), torch.empty(R, O, dtype=dtype)), {}
+        return (x_RI, weights(O, I), out_RO), {}
 
-    return Case(m.name, R, f"{I} -> {O}", make, size, cold=True)
+    return Case(m.name, R, f"{I} -> {O}", make, size, weights=2 * O * I, torch=plain)
+
+
+def plain(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor) -> Tensor:
+    """torch's own, in bf16; also where the op writes fp32 logits, which torch would have to convert."""
+    return F.linear(x_RI, w_OI)
 
 
 if __name__ == "__main__":

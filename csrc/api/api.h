@@ -11,6 +11,7 @@
 namespace pspec::api {
 
 void bind_ops(pybind11::module_& m);      // launches, one per kernel
+void bind_graph(pybind11::module_& m);    // sequences of launches, recorded and replayed
 void bind_runtime(pybind11::module_& m);  // threads, instruction set, build_info
 void bind_testing(pybind11::module_& m);  // doors to csrc/common for the property tests
 

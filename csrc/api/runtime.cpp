@@ -2,10 +2,12 @@
 #include <pybind11/stl.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../cpu/huge_pages.h"
 #include "../cpu/isa/kernels.h"
+#include "../cpu/read_sum.h"
 #include "../cpu/thread_pool.h"
 #include "api.h"
 
@@ -34,6 +36,11 @@ void choose_threads(int n) {
 
 int64_t use_huge_pages(Address data, int64_t bytes) { return cpu::use_huge_pages(pointer<void>(data), bytes); }
 
+std::pair<uint64_t, double> read_sum(Address data, int64_t bytes) {
+  const cpu::ReadSum read = cpu::read_sum(pointer<void>(data), bytes);
+  return {read.sum, read.seconds};
+}
+
 py::dict build_info() {
   py::dict info;
   info["version"] = PSPEC_VERSION;
@@ -52,6 +59,7 @@ void bind_runtime(py::module_& m) {
   m.def("num_threads", num_threads);
   m.def("set_isa", choose_isa);
   m.def("use_huge_pages", use_huge_pages);
+  m.def("read_sum", read_sum, ReleaseGil());
   m.def("build_info", build_info);
 }
 

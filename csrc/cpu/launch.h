@@ -11,10 +11,13 @@ void head_top_k(const HeadTopKParams& p);
 void gumbel_noise(const GumbelNoiseParams& p);
 void build_tree(const BuildTreeParams& p);
 void accept(const AcceptParams& p);
+void store_tap(const StoreTapParams& p);
 void compact_kv(const CompactKvParams& p);
 void embed(const EmbedParams& p);
 void add_rms_norm(const AddRmsNormParams& p);
 void silu_mul(const SiluMulParams& p);
+void draft_inputs(const DraftInputsParams& p);
+void select_tokens(const SelectTokensParams& p);
 void rope_append(const RopeAppendParams& p);
 
 }  // namespace pspec::cpu

@@ -10,7 +10,7 @@ struct ReadSum {
   double seconds;  // from the first load to the last, on all threads of the pool
 };
 
-// Only whole 64-byte lines are read. data: 8-byte aligned.
+// Reads whole 64-byte lines; a rest behind the last one is left out.
 ReadSum read_sum(const void* data, int64_t bytes);
 
 }  // namespace pspec::cpu

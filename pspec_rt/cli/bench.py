@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ..measure import Report
 
 
+TABLE_WIDTH = 160  # a table of all peers; a narrow terminal wraps it rather than losing numbers
+
+
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         "bench",
@@ -34,7 +37,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="per turn (default 128)")
     parser.add_argument("--limit", type=int, metavar="M", help="at most M questions, taken evenly from the tasks")
     parser.add_argument("--task", action="append", default=[], metavar="T", help="only this task; repeatable")
-    parser.add_argument("--peers", nargs="*", default=[], metavar="PEER", help="compare with: transformers")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=[],
+        metavar="PEER,PEER",
+        help="compare with: transformers, transformers-assisted (its own prompt lookup), llama.cpp (demo model only, "
+        "4 bit; pip install llama-cpp-python)",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default 0 (greedy)")
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of every contender (default: all cores)")
@@ -45,6 +55,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     from ..measure import BenchConfig, measure
+    from ..measure.peers import split_names
 
     if args.json is not None and not args.json.parent.is_dir():
         raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
@@ -55,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         max_new_tokens=args.max_new_tokens,
         limit=args.limit,
         tasks=tuple(args.task),
-        peers=tuple(args.peers),
+        peers=split_names(args.peers),
         dtype=args.dtype,
         device=args.device,
         temperature=args.temperature,
@@ -89,12 +100,18 @@ def show(report: Report) -> None:
     table.add_section()
     table.add_row("overall", *(form(summary) for form in columns.values()))
     out = stdout()
+    out.width = max(out.width, TABLE_WIDTH)
     out.print(
         f"{meta['target']}: {meta['dtype']}, {meta['threads']} threads, drafter {meta['drafter']}, tree {meta['tree']}"
     )
     out.print(table)
     for name in (key.removeprefix("identical_to_") for key in summary if key.startswith("identical_to_")):
         out.print(f"{name}: ids equal to plain decoding in {summary[f'identical_to_{name}']} of {summary['questions']}")
+    if "plain_bandwidth_fraction" in summary:
+        out.print(
+            f"plain decoding reads weights at {summary['plain_bandwidth_fraction']:.0%} of the read bandwidth "
+            f"({summary['read_bandwidth_gbs']:.1f} GB/s)"
+        )
     if rates := summary.get("acceptance_per_position"):
         out.print(f"drafts accepted at position 1, 2, ...: {percentages(rates)}")
     for skipped in report.skipped:
@@ -126,15 +143,16 @@ def _columns(summary: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], st
         number(f"{_short(name)}\ntok/s", f"{name}_tokens_per_s", ".1f")
     number("tok/\nround", "mean_acceptance_length", ".2f")
     number("speed-\nup", "speedup_over_plain", ".2f")
+    number("plain/\ntrans.", "plain_over_transformers", ".2f")
     for peer in names:
-        for ours in names:
-            number(f"{_short(ours)}/\n{_short(peer)}", f"{ours}_over_{peer}", ".2f")
+        number(f"specu./\n{_short(peer)}", f"speculative_over_{peer}", ".2f")
     return columns
 
 
 def _short(name: str) -> str:
-    """A contender's name for a table that fits 80 columns."""
-    return name if len(name) < 7 else f"{name[:5]}."
+    """A contender's name for a narrow table: its last part, cut."""
+    last = name.rpartition("_")[2]
+    return last if len(last) < 7 else f"{last[:5]}."
 
 
 @contextmanager

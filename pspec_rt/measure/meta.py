@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import __version__
 
-PACKAGES = ("torch", "triton", "transformers", "tokenizers", "numpy")
+PACKAGES = ("torch", "triton", "transformers", "tokenizers", "numpy", "llama-cpp-python")
 
 
 def versions() -> dict[str, str]:

@@ -13,8 +13,10 @@ RATIOS = {
     "speedup_over_plain": "speculative over plain",
     "plain_over_transformers": "plain over transformers",
     "speculative_over_transformers": "speculative over transformers",
+    "speculative_over_transformers_assisted": "speculative over transformers, assisted",
+    "speculative_over_llama_cpp_4bit": "speculative over llama.cpp, 4 bit",
 }
-COLOURS = ("#2a6f97", "#a9a9a9", "#e07a1f")
+COLOURS = ("#2a6f97", "#a9a9a9", "#e07a1f", "#7b4b94", "#4c956c")
 
 
 def plot_available() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from ..generator import Generator
 from ..hub import demo_model
 from ..models.target import load_target
 from ..ops._dispatch import native
+from .bandwidth import ReadBandwidth, read_bandwidth, weight_bytes
 from .contender import Answer, Contender
 from .meta import conditions
 from .ours import PspecContender
 from .peers import PeerSetup, check_peers, make_peer
 from .questions import Question, choose, load_questions
-from .summary import row_of, summarise
+from .summary import against_bandwidth, row_of, summarise
 
 log = logging.getLogger("pspec_rt")
 
@@ -70,10 +71,11 @@ def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambd
         raise RequestError(f"max_new_tokens={config.max_new_tokens}: expected a whole number >= 1")
     check_peers(config.peers, config.temperature)
     questions = choose(load_questions(config.questions), config.tasks, config.limit)
-    threads = _set_threads(config.threads)
+    threads = set_threads(config.threads)
     contenders, ours = _contenders(config)
     report = Report(conditions() | _describe(config, ours, threads))
     _warm_up(contenders, ours, questions[0])
+    bandwidth = read_bandwidth() if ours.target.device.type == "cpu" else None
     for index, question in enumerate(questions):
         turn = index % len(contenders)
         try:
@@ -90,6 +92,8 @@ def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambd
         for task in dict.fromkeys(row["task"] for row in report.questions)
     }
     report.summary = summarise(report.questions)
+    if bandwidth is not None:
+        _add_bandwidth(report, bandwidth, weight_bytes(ours.target.decoder))
     return report
 
 
@@ -106,7 +110,7 @@ def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
     ours = [PspecContender(PLAIN, plain, config.temperature, config.seed)]
     if generator.drafter is not None:
         ours.append(PspecContender(SPECULATIVE, generator, config.temperature, config.seed))
-    setup = PeerSetup(target.path, target.dtype, target.device, target.eos_ids)
+    setup = PeerSetup(target.path, target.dtype, target.device, target.eos_ids, torch.get_num_threads())
     return [*ours, *(make_peer(name, setup) for name in config.peers)], generator
 
 
@@ -126,7 +130,13 @@ def _describe(config: BenchConfig, generator: Generator, threads: int) -> dict[s
     }
 
 
-def _set_threads(threads: int | None) -> int:
+def _add_bandwidth(report: Report, bandwidth: ReadBandwidth, weights: int) -> None:
+    """What was read to measure it goes to meta, the figures to the summary."""
+    report.meta |= {"read_bandwidth": asdict(bandwidth), "weight_bytes": weights}
+    report.summary |= against_bandwidth(report.summary, bandwidth.gbs, weights)
+
+
+def set_threads(threads: int | None) -> int:
     """The same number of threads for the native kernels and for torch, so for peers too."""
     threads = env.threads() if threads is None else threads
     if threads < 1:

@@ -41,8 +41,8 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     """Figures of a group of rows.
 
     `X_tokens_per_s` = all new tokens over all time, prefill included; `X_median_tokens_per_s` = median over questions;
-    `X_decode_tokens_per_s` leaves prefill out (ours only). Ratios compare `X_tokens_per_s`, and
-    `speedup_over_plain_median` is the median of the questions' own ratios.
+    `X_decode_tokens_per_s` leaves prefill out (ours only). Ratios compare `X_tokens_per_s`; with `_median` they are the
+    median of the questions' own ratios. Who did not take part has no figures.
     """
     names = list(rows[0]["contenders"])
     figures: dict[str, Any] = {"questions": len(rows)}
@@ -56,10 +56,14 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
     for peer in (name for name in names if name not in ("plain", "speculative")):
         for ours in ("plain", "speculative"):
             if ours in names:
-                figures[f"{ours}_over_{peer}"] = _ratio(
-                    figures[f"{ours}_tokens_per_s"], figures[f"{peer}_tokens_per_s"]
-                )
+                figures |= _compare(f"{ours}_over_{peer}", ours, peer, rows, figures)
     return figures
+
+
+def against_bandwidth(figures: dict[str, Any], gbs: float, weight_bytes: int) -> dict[str, float]:
+    """How close plain decoding, which reads all weights for every token, comes to only reading them."""
+    weights_gbs = weight_bytes * figures["plain_decode_tokens_per_s"] / 1e9
+    return {"read_bandwidth_gbs": gbs, "plain_bandwidth_fraction": _ratio(weights_gbs, gbs)}
 
 
 def _totals(answers: Sequence[Answer]) -> Row:
@@ -91,17 +95,17 @@ def _drafting(rows: Sequence[Row], figures: dict[str, Any]) -> dict[str, Any]:
     stats = [row["contenders"]["speculative"]["stats"] for row in rows]
     rounds, accepted = sum(s["rounds"] for s in stats), sum(s["accepted"] for s in stats)
     per_position = [sum(counts) for counts in zip(*(s["accepted_per_position"] for s in stats), strict=True)]
-    own_ratios = [
-        _ratio(row["contenders"]["speculative"]["tokens_per_s"], row["contenders"]["plain"]["tokens_per_s"])
-        for row in rows
-    ]
-    return {
-        "speedup_over_plain": _ratio(figures["speculative_tokens_per_s"], figures["plain_tokens_per_s"]),
-        "speedup_over_plain_median": median(own_ratios),
+    return _compare("speedup_over_plain", "speculative", "plain", rows, figures) | {
         "mean_acceptance_length": 1 + _ratio(accepted, rounds),
         "acceptance_per_position": [_ratio(count, rounds) for count in per_position],
         "identical_tokens": figures["identical_to_speculative"] == len(rows),
     }
+
+
+def _compare(key: str, a: str, b: str, rows: Sequence[Row], figures: dict[str, Any]) -> dict[str, float]:
+    """a over b in tokens per second: of all questions together, and the median of the questions' own ratios."""
+    own = (_ratio(*(row["contenders"][name]["tokens_per_s"] for name in (a, b))) for row in rows)
+    return {key: _ratio(*(figures[f"{name}_tokens_per_s"] for name in (a, b))), f"{key}_median": median(own)}
 
 
 def _ratio(a: float, b: float) -> float:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from .. import ops
 from ..kv_cache import KVCache
+from ..ops._graph import address, all_native
 from .config import ModelConfig
 from .layers import LayerWeights
 from .rope import Rope
@@ -38,10 +39,11 @@ class Taps:
         M = state_RM.shape[1]
         for j, wanted in enumerate(self.indices):
             if wanted == index:
-                self.features_RF[:, j * M : (j + 1) * M].copy_(state_RM)
+                ops.store_tap(state_RM, self.features_RF, j * M)
 
 
 NO_TAPS = Taps()
+_PASS_OPS = ("add_rms_norm", "linear", "rope_append", "tree_attention", "silu_mul", "store_tap")
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,25 @@ class Stack:
             ops.tree_attention(q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, scale=self._scale, window=window)
 
         step = _Pass(positions_BN.shape[0], positions_BN, prefix_B, cache, attend, exact=True)
-        return self._run(rows, step, norm_M, taps)
+        if norm_M is None or not self._recordable(positions_BN.device.type):
+            return self._run(rows, step, norm_M, taps)
+        # Everything a launch holds: one key, one sequence of launches.
+        tensors = (rows.residual_RM, positions_BN, prefix_B, words_BN, cache.kv_L2BGSE, self.rope.cos_SE, norm_M)
+        key = (
+            id(self),
+            positions_BN.shape,
+            cache.capacity,
+            taps.indices,
+            address(taps.features_RF),
+            *map(address, tensors),
+        )
+        rows.graphs.run(key, lambda: self._run(rows, step, norm_M, taps))
+        return rows.hidden_RM
+
+    def _recordable(self, device_type: str) -> bool:
+        """Whether a pass consists of native CPU launches alone."""
+        has_norms = all(layer.input_norm_M is not None for layer in self.layers)
+        return has_norms and all_native(_PASS_OPS, device_type)
 
     def prefill(
         self, rows: Rows, start: int, slot: KVCache, *, norm_M: Tensor | None = None, taps: Taps = NO_TAPS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ..ops._graph import LaunchGraphs
 from .config import ModelConfig
 
 
@@ -23,6 +24,10 @@ class Rows:
     attn_RHE: Tensor  # attention output
     gate_up_R2I: Tensor  # gate | up
     mlp_RI: Tensor
+    graphs: LaunchGraphs  # recorded passes over these buffers
+
+
+_BUFFERS = tuple(field.name for field in fields(Rows) if field.name != "graphs")
 
 
 class Workspace:
@@ -51,10 +56,10 @@ class Workspace:
         views = self._views.get(R)
         if views is None:
             assert 0 < R <= self.max_rows, f"workspace holds {self.max_rows} rows, {R} asked for"
-            views = Rows(**{field.name: getattr(self, field.name)[:R] for field in fields(Rows)})
+            views = Rows(**{name: getattr(self, name)[:R] for name in _BUFFERS}, graphs=LaunchGraphs())
             self._views[R] = views
         return views
 
     @property
     def nbytes(self) -> int:
-        return sum(getattr(self, field.name).nbytes for field in fields(Rows))
+        return sum(getattr(self, name).nbytes for name in _BUFFERS)

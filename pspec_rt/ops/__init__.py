@@ -15,6 +15,7 @@ from .ngram_draft import ngram_draft
 from .rope_append import rope_append
 from .select_tokens import select_tokens
 from .silu_mul import silu_mul
+from .store_tap import store_tap
 from .tree_attention import tree_attention
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "rope_append",
     "select_tokens",
     "silu_mul",
+    "store_tap",
     "tree_attention",
 ]

@@ -110,6 +110,17 @@ def ptr(tensor: torch.Tensor | None) -> int:
     return tensor.data_ptr()
 
 
+def cache_strides(k_BGSE: torch.Tensor, v_BGSE: torch.Tensor) -> tuple[int, int]:
+    """Slot and head stride of the cache in elements; ValueError unless its rows are dense."""
+    stride_b, stride_g, stride_s, stride_e = k_BGSE.stride()
+    if (stride_s, stride_e) != (k_BGSE.shape[3], 1) or v_BGSE.stride() != k_BGSE.stride():
+        raise ValueError(
+            f"k_BGSE, v_BGSE: rows of the cache must be dense and both laid out alike, "
+            f"got strides {k_BGSE.stride()} and {v_BGSE.stride()}"
+        )
+    return stride_b, stride_g
+
+
 def expect_shape(name: str, tensor: torch.Tensor, *shape: int) -> None:
     """Raise ValueError naming the tensor unless it has exactly this shape."""
     if tensor.shape != shape:
@@ -126,5 +137,5 @@ def expect_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
 def expect_dtypes(dtype: torch.dtype, **tensors: torch.Tensor | None) -> None:
     """Raise ValueError naming the first of the tensors given by keyword that has another dtype."""
     for name, tensor in tensors.items():
-        if tensor is not None:
+        if tensor is not None and tensor.dtype is not dtype:
             expect_dtype(name, tensor, dtype)

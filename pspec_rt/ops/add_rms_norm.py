@@ -5,9 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ref.add_rms_norm import add_rms_norm as _ref
-from ._dispatch import Op, expect_shape
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
 
-_op = Op("add_rms_norm", ref=_ref)
+
+def _cpu(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor) -> None:
+    R, M = residual_RM.shape
+    code = DTYPE_CODE[residual_RM.dtype]
+    native.add_rms_norm(ptr(x_RM), ptr(residual_RM), ptr(weight_M), ptr(out_RM), R, M, eps, code)
+
+
+_op = Op("add_rms_norm", ref=_ref, cpu=_cpu)
 
 
 def add_rms_norm(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor) -> None:
@@ -26,6 +33,9 @@ def add_rms_norm(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps
     """
     expect_shape("weight_M", weight_M, residual_RM.shape[1])
     expect_shape("out_RM", out_RM, *residual_RM.shape)
+    expect_dtype("weight_M", weight_M, residual_RM.dtype)
+    expect_dtype("out_RM", out_RM, residual_RM.dtype)
     if x_RM is not None:
         expect_shape("x_RM", x_RM, *residual_RM.shape)
+        expect_dtype("x_RM", x_RM, residual_RM.dtype)
     _op(out_RM.device)(x_RM, residual_RM, weight_M, eps, out_RM)

@@ -6,9 +6,35 @@ import torch
 from torch import Tensor
 
 from ..ref.draft_inputs import draft_inputs as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape
+from ._dispatch import DTYPE_CODE, Op, expect_dtypes, expect_shape, native, ptr
 
-_op = Op("draft_inputs", ref=_ref)
+EXACT_ROWS = 64  # more are a prefill, where a library GEMM wins
+
+
+def _cpu(
+    ids_BP: Tensor,
+    features_BPF: Tensor,
+    count_B: Tensor,
+    mask_inputs_JM: Tensor,
+    fc_MW: Tensor,
+    out_BNM: Tensor,
+    *,
+    table_VM: Tensor | None = None,
+    bias_M: Tensor | None = None,
+    anchor_map_MW: Tensor | None = None,
+) -> None:
+    (B, P, F), (J, M) = features_BPF.shape, mask_inputs_JM.shape
+    tensors = (ids_BP, features_BPF, count_B, mask_inputs_JM, fc_MW)
+    weights = (table_VM, bias_M, anchor_map_MW)
+    if B * P > EXACT_ROWS:
+        _ref(*tensors, out_BNM, table_VM=table_VM, bias_M=bias_M, anchor_map_MW=anchor_map_MW)
+        return
+    V, E = (0, 0) if table_VM is None else table_VM.shape
+    code = DTYPE_CODE[out_BNM.dtype]
+    native.draft_inputs(*map(ptr, (*tensors, out_BNM, *weights)), B, P, J, M, F, E, V, code)
+
+
+_op = Op("draft_inputs", ref=_ref, cpu=_cpu)
 
 
 def draft_inputs(
@@ -47,4 +73,6 @@ def draft_inputs(
     expect_shape("out_BNM", out_BNM, B, P + J, M)
     expect_dtypes(torch.int32, ids_BP=ids_BP, count_B=count_B)
     weights = {"table_VM": table_VM, "bias_M": bias_M, "anchor_map_MW": anchor_map_MW}
+    inputs = {"features_BPF": features_BPF, "mask_inputs_JM": mask_inputs_JM, "fc_MW": fc_MW}
+    expect_dtypes(out_BNM.dtype, **inputs, **weights)
     _op(out_BNM.device)(ids_BP, features_BPF, count_B, mask_inputs_JM, fc_MW, out_BNM, **weights)

@@ -6,9 +6,15 @@ import torch
 from torch import Tensor
 
 from ..ref.embed import embed as _ref
-from ._dispatch import Op, expect_dtype, expect_shape
+from ._dispatch import Op, expect_dtype, expect_shape, native, ptr
 
-_op = Op("embed", ref=_ref)
+
+def _cpu(ids_R: Tensor, table_VM: Tensor, out_RM: Tensor) -> None:
+    (R, M), V = out_RM.shape, table_VM.shape[0]
+    native.embed(ptr(ids_R), ptr(table_VM), ptr(out_RM), R, V, M * table_VM.itemsize)
+
+
+_op = Op("embed", ref=_ref, cpu=_cpu)
 
 
 def embed(ids_R: Tensor, table_VM: Tensor, out_RM: Tensor) -> None:
@@ -21,4 +27,5 @@ def embed(ids_R: Tensor, table_VM: Tensor, out_RM: Tensor) -> None:
     """
     expect_dtype("ids_R", ids_R, torch.int32)
     expect_shape("out_RM", out_RM, ids_R.shape[0], table_VM.shape[1])
+    expect_dtype("out_RM", out_RM, table_VM.dtype)
     _op(out_RM.device)(ids_R, table_VM, out_RM)

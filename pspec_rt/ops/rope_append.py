@@ -6,9 +6,32 @@ import torch
 from torch import Tensor
 
 from ..ref.rope_append import rope_append as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape
+from ._dispatch import DTYPE_CODE, Op, cache_strides, expect_dtypes, expect_shape, native, ptr
 
-_op = Op("rope_append", ref=_ref)
+
+def _cpu(
+    qkv_RX: Tensor,
+    positions_BN: Tensor,
+    prefix_B: Tensor,
+    cos_SE: Tensor,
+    sin_SE: Tensor,
+    k_BGSE: Tensor,
+    v_BGSE: Tensor,
+    q_BNHE: Tensor,
+    *,
+    q_norm_E: Tensor | None = None,
+    k_norm_E: Tensor | None = None,
+    eps: float = 1e-6,
+) -> None:
+    (B, N, H, E), (G, S) = q_BNHE.shape, k_BGSE.shape[1:3]
+    native.rope_append(
+        ptr(qkv_RX), ptr(positions_BN), ptr(prefix_B), ptr(cos_SE), ptr(sin_SE),
+        k_BGSE.data_ptr(), v_BGSE.data_ptr(), ptr(q_BNHE), ptr(q_norm_E), ptr(k_norm_E),
+        B, N, H, G, S, E, cos_SE.shape[0], eps, DTYPE_CODE[q_BNHE.dtype], *cache_strides(k_BGSE, v_BGSE),
+    )  # fmt: skip
+
+
+_op = Op("rope_append", ref=_ref, cpu=_cpu)
 
 
 def rope_append(
@@ -45,5 +68,9 @@ def rope_append(
     expect_shape("qkv_RX", qkv_RX, B * N, (H + 2 * G) * E)
     expect_shape("positions_BN", positions_BN, B, N)
     expect_dtypes(torch.int32, positions_BN=positions_BN, prefix_B=prefix_B)
+    expect_shape("prefix_B", prefix_B, B)
+    expect_shape("cos_SE", cos_SE, sin_SE.shape[0], E // 2)
+    expect_dtypes(torch.float32, cos_SE=cos_SE, sin_SE=sin_SE)
+    expect_dtypes(q_BNHE.dtype, qkv_RX=qkv_RX, k_BGSE=k_BGSE, v_BGSE=v_BGSE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
     tables = (cos_SE, sin_SE, k_BGSE, v_BGSE, q_BNHE)
     _op(q_BNHE.device)(qkv_RX, positions_BN, prefix_B, *tables, q_norm_E=q_norm_E, k_norm_E=k_norm_E, eps=eps)

@@ -6,9 +6,30 @@ import torch
 from torch import Tensor
 
 from ..ref.select_tokens import select_tokens as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape
+from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
 
-_op = Op("select_tokens", ref=_ref)
+
+def _cpu(
+    logits_RV: Tensor,
+    out_ids_R: Tensor,
+    *,
+    temperature_R: Tensor,
+    top_k_R: Tensor,
+    top_p_R: Tensor,
+    min_p_R: Tensor,
+    noise_QV: Tensor,
+    noise_row_R: Tensor,
+    out_logprob_R: Tensor | None = None,
+    out_top_ids_RT: Tensor | None = None,
+    out_top_logprobs_RT: Tensor | None = None,
+) -> None:
+    inputs = (temperature_R, top_k_R, top_p_R, min_p_R, noise_QV, noise_row_R)
+    outputs = (out_logprob_R, out_top_ids_RT, out_top_logprobs_RT)
+    top = 0 if out_top_ids_RT is None else out_top_ids_RT.shape[1]
+    native.select_tokens(*map(ptr, (logits_RV, out_ids_R, *inputs, *outputs)), *logits_RV.shape, top)
+
+
+_op = Op("select_tokens", ref=_ref, cpu=_cpu)
 
 
 def select_tokens(
@@ -31,7 +52,8 @@ def select_tokens(
     Kept, in this order: top_k, the tokens with z >= the k-th largest z; top_p, those whose
     predecessors' summed probability is < top_p, ranked by z descending then id ascending,
     probabilities a softmax over what top_k kept; min_p, those with p >= min_p * max p. With Gumbel
-    noise this is an exact draw from softmax(filter(z)).
+    noise this is an exact draw from softmax(filter(z)). A logit of NaN counts as -inf, and an id of -1,
+    log-probability -inf, stands where only such logits are left.
 
     Args:
         logits_RV: [R, V] fp32.
@@ -56,6 +78,8 @@ def select_tokens(
     expect_dtypes(torch.int32, **ints, out_top_ids_RT=out_top_ids_RT)
     floats = {"logits_RV": logits_RV, "temperature_R": temperature_R, "top_p_R": top_p_R}
     expect_dtypes(torch.float32, **floats, min_p_R=min_p_R, noise_QV=noise_QV)
+    outputs = {"out_logprob_R": out_logprob_R, "out_top_logprobs_RT": out_top_logprobs_RT}
+    expect_dtypes(torch.float32, **outputs)
     _op(logits_RV.device)(
         logits_RV, out_ids_R,
         temperature_R=temperature_R, top_k_R=top_k_R, top_p_R=top_p_R, min_p_R=min_p_R,

@@ -5,9 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ref.silu_mul import silu_mul as _ref
-from ._dispatch import Op, expect_shape
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
 
-_op = Op("silu_mul", ref=_ref)
+
+def _cpu(gate_up_R2I: Tensor, out_RI: Tensor) -> None:
+    native.silu_mul(ptr(gate_up_R2I), ptr(out_RI), *out_RI.shape, DTYPE_CODE[out_RI.dtype])
+
+
+_op = Op("silu_mul", ref=_ref, cpu=_cpu)
 
 
 def silu_mul(gate_up_R2I: Tensor, out_RI: Tensor) -> None:
@@ -19,4 +24,5 @@ def silu_mul(gate_up_R2I: Tensor, out_RI: Tensor) -> None:
         out_RI: [R, I] written, same dtype.
     """
     expect_shape("gate_up_R2I", gate_up_R2I, out_RI.shape[0], 2 * out_RI.shape[1])
+    expect_dtype("gate_up_R2I", gate_up_R2I, out_RI.dtype)
     _op(out_RI.device)(gate_up_R2I, out_RI)

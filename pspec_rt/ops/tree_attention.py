@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ref.tree_attention import tree_attention as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, cache_strides, expect_dtype, expect_shape, native, ptr
 
 
 def _cpu(
@@ -21,23 +21,12 @@ def _cpu(
     window: int = 0,
 ) -> None:
     (B, N, H, E), (G, S) = q_BNHE.shape, k_BGSE.shape[1:3]
-    stride_b, stride_g = _cache_strides(k_BGSE, v_BGSE)
+    stride_b, stride_g = cache_strides(k_BGSE, v_BGSE)
     native.tree_attention(
         ptr(q_BNHE), k_BGSE.data_ptr(), v_BGSE.data_ptr(),
         ptr(prefix_B), ptr(words_BN), ptr(out_BNHE),
         B, N, H, G, S, E, scale, window, DTYPE_CODE[q_BNHE.dtype], stride_b, stride_g,
     )  # fmt: skip
-
-
-def _cache_strides(k_BGSE: Tensor, v_BGSE: Tensor) -> tuple[int, int]:
-    """Slot and head stride of the cache in elements; ValueError unless its rows are dense."""
-    stride_b, stride_g, stride_s, stride_e = k_BGSE.stride()
-    if (stride_s, stride_e) != (k_BGSE.shape[3], 1) or v_BGSE.stride() != k_BGSE.stride():
-        raise ValueError(
-            f"k_BGSE, v_BGSE: rows of the cache must be dense and both laid out alike, "
-            f"got strides {k_BGSE.stride()} and {v_BGSE.stride()}"
-        )
-    return stride_b, stride_g
 
 
 _op = Op("tree_attention", ref=_ref, cpu=_cpu)

@@ -24,21 +24,24 @@ def select_tokens(
     out_top_logprobs_RT: Tensor | None = None,
 ) -> None:
     """argmax over the kept tokens of logit / T + noise; see `pspec_rt.ops.select_tokens`."""
+    lowest = float("-inf")
+    logits_RV = torch.where(logits_RV.isnan(), lowest, logits_RV)
     sampled_R1 = (temperature_R > 0)[:, None]
     z_RV = logits_RV / torch.where(sampled_R1, temperature_R[:, None], 1.0)
     kept_RV = _keep(z_RV, top_k_R[:, None], top_p_R[:, None], min_p_R[:, None])
-    noisy_RV = torch.where(kept_RV, z_RV + noise_QV.index_select(0, noise_row_R), float("-inf"))
-    id_R = torch.where(sampled_R1, noisy_RV, logits_RV).argmax(dim=1)
-    out_ids_R.copy_(id_R)
+    noisy_RV = torch.where(kept_RV, z_RV + noise_QV.index_select(0, noise_row_R), lowest)
+    best_R, id_R = torch.where(sampled_R1, noisy_RV, logits_RV).max(dim=1)
+    out_ids_R.copy_(torch.where(best_R > lowest, id_R, -1))
     if out_logprob_R is None and out_top_ids_RT is None:
         return
     logprob_RV = torch.log_softmax(logits_RV, dim=1)
+    logprob_RV = torch.where(logprob_RV.isnan(), lowest, logprob_RV)  # a row of nothing but NaN
     if out_logprob_R is not None:
         out_logprob_R.copy_(logprob_RV.gather(1, id_R[:, None])[:, 0])
     if out_top_ids_RT is not None and out_top_logprobs_RT is not None:
         # Ranked by logit: log_softmax may round two logits to one value.
-        _, top_id_RT = top_lowest_index(logits_RV, out_top_ids_RT.shape[1])
-        out_top_ids_RT.copy_(top_id_RT)
+        top_RT, top_id_RT = top_lowest_index(logits_RV, out_top_ids_RT.shape[1])
+        out_top_ids_RT.copy_(torch.where(top_RT > lowest, top_id_RT, -1))
         out_top_logprobs_RT.copy_(logprob_RV.gather(1, top_id_RT))
 
 

@@ -73,6 +73,7 @@ CALLS: dict[str, list[Callable[[], None]]] = {
         )
     ],
     "gather_features": [lambda: ops.gather_features(f32(R, F), i32(B, P), f32(B, P, F))],
+    "store_tap": [lambda: ops.store_tap(f32(R, M), f32(R, 2 * M), M)],
     "ngram_draft": [lambda: ops.ngram_draft(i32(B, S), i32(B), i32(B, K))],
     "build_tree": [
         lambda: ops.build_tree(i32(B, K, C), f32(B, K, C), i32(B), i32(B), *nodes()),

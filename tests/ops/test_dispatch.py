@@ -55,7 +55,7 @@ def test_forcing(default_backends: pytest.MonkeyPatch, caplog: pytest.LogCapture
 @pytest.mark.parametrize(
     "value, message",
     [
-        ("embed:cpu", "op 'embed' has no backend 'cpu'"),
+        ("embed:tpu", "op 'embed' has no backend 'tpu'"),
         ("nonsense:ref", r"unknown ops \['nonsense'\]"),
         ("linear:", "'linear:' is not BACKEND or OP:BACKEND"),
     ],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def kept_tokens(row: Row) -> tuple[list[int], float]:
     p = softmax([z[v] for v in ranked])
     margins = [1.0]
     if row.top_p < 1:
-        before = [math.fsum(p[:i]) for i in range(len(p))]
+        before = [0.0, *accumulate(p[:-1])]
         margins += [abs(b - row.top_p) for b in before]
         ranked = [v for v, b in zip(ranked, before, strict=True) if b < row.top_p]
     kept = [v for v, q in zip(ranked, p, strict=False) if q >= row.min_p * p[0]]
@@ -105,6 +106,48 @@ def test_rule(backend: str, rows: list[Row]) -> None:
         assert top_ids_RT[r].tolist() == best
         assert logprob_R[r].item() == pytest.approx(logprob[expected[r]], abs=1e-5)
         assert top_logprobs_RT[r].tolist() == pytest.approx([logprob[v] for v in best], abs=1e-5)
+
+
+FILTERS = [
+    {"top_k": 1}, {"top_k": 40}, {"top_k": 2900}, {"top_p": 0.3}, {"top_p": 0.97}, {"top_p": 0.999999},
+    {"min_p": 1e-3}, {"min_p": 1e-12}, {"top_k": 300, "top_p": 0.7}, {"top_p": 0.95, "min_p": 0.05},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+@pytest.mark.parametrize("scale", [0.02, 2.0, 40.0])
+def test_filters_cut_a_large_vocabulary_where_they_should(
+    backend: str, scale: float, filters: dict[str, float]
+) -> None:
+    """The noise lifts every token above all that rank before it, so the last one kept is picked. From nearly equal
+    tokens to one that has it all; a third of the tokens has an equal."""
+    V = 3001
+    logits = ((torch.randn(V) * scale)[torch.randint(0, V, (V,))]).tolist()
+    row = Row(logits, [], 0.75, **filters)
+    ranked = sorted(range(V), key=lambda v: (-(row.logits[v] / row.temperature), v))
+    row.noise = [0.0] * V
+    for rank, v in enumerate(ranked):
+        row.noise[v] = 64.0 * rank - logits[v] / row.temperature
+    # fp32 probabilities and their sums: a token this close to the limit may fall on either side of it.
+    slack, ratio = 2e-6 if row.top_p < 1 else 0.0, 1 + 1e-5
+    fewest, _ = kept_tokens(replace(row, top_p=row.top_p - slack, min_p=row.min_p * ratio))
+    most, _ = kept_tokens(replace(row, top_p=row.top_p + slack, min_p=row.min_p / ratio))
+    ids_R, _, top_ids_RT, _ = select([row])
+    assert len(fewest) <= ranked.index(ids_R.item()) + 1 <= len(most)
+    assert top_ids_RT.tolist() == [ranked[:2]]
+
+
+@pytest.mark.parametrize("row", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.9}, {"min_p": 0.1}])
+def test_nan_counts_as_the_lowest_value(backend: str, row: dict[str, float]) -> None:
+    """A NaN logit is passed over; a row of nothing but NaN has no token, and no log-probability."""
+    nan, noise = float("nan"), [0.0] * 4
+    rows = [Row([nan, 1.0, nan, 0.5], noise, **row), Row([nan] * 4, noise, **row), Row([0.0] * 4, noise, **row)]
+    ids_R, logprob_R, top_ids_RT, top_logprobs_RT = select(rows, top=3)
+    assert ids_R.tolist() == [1, -1, 0]
+    assert top_ids_RT.tolist() == [[1, 3, -1], [-1, -1, -1], [0, 1, 2]]
+    p = softmax([1.0, 0.5])
+    assert logprob_R.tolist() == pytest.approx([math.log(p[0]), -math.inf, math.log(0.25)], abs=1e-6)
+    assert top_logprobs_RT[0].tolist() == pytest.approx([math.log(p[0]), math.log(p[1]), -math.inf], abs=1e-6)
 
 
 FLAT = [0.0] * 8

@@ -14,11 +14,11 @@
 
 namespace pspec::PSPEC_ISA {
 
-constexpr int kTileRows = 16;             // weight rows, and activation rows, of a tile
-constexpr int kTileDepth = 32;            // elements of I of a tile
-constexpr int kTileSize = 16 * 32;        // bf16 elements
-constexpr int kGroup = 4 * kTileRows;     // weight rows handled together
+constexpr int kTileRows = 16;       // weight rows, or activation rows, of a tile
+constexpr int kTileDepth = 32;      // elements of I of a tile
+constexpr int kTileSize = 16 * 32;  // elements of a tile
 constexpr int64_t kTileRowBytes = 64;
+constexpr int kGroup = 4 * kTileRows;  // weight rows handled together
 
 // The kernel grants a process the large register state on request, once for all its threads.
 static bool tiles_granted() {
@@ -75,10 +75,14 @@ static inline void transpose(Vec* rows) {
 static void pack_tiles(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
   for (int64_t first = 0; first < R; first += kTileRows) {
     for (int64_t i = 0; i < I; i += kTileDepth, tiles += kTileSize) {
-      const int64_t width = I - i < kTileDepth ? I - i : kTileDepth;
       Vec pairs[kTileRows] = {};  // pairs[r]: 16 pairs of row r, moved as if they were floats
       for (int64_t r = 0; r < kTileRows && first + r < R; ++r) {
-        memcpy(&pairs[r], x + (first + r) * I + i, width * sizeof(uint16_t));
+        const uint16_t* row = x + (first + r) * I + i;
+        if (i + kTileDepth <= I) {
+          memcpy(&pairs[r], row, sizeof(Vec));
+        } else {
+          memcpy(&pairs[r], row, (I - i) * sizeof(uint16_t));
+        }
       }
       transpose(pairs);
       memcpy(tiles, pairs, sizeof pairs);
@@ -91,11 +95,13 @@ struct TileSource {
   int64_t stride;  // bytes
 };
 
-// Weight rows w[0 .. rows) at element i, ready for a tile load. Cut off by the end of the matrix, they are copied to
-// `stage` and padded with zeros; else they are read in place and those a group further on are fetched.
-static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I, uint16_t* stage) {
+// Weight rows w[0 .. rows) at element i, ready for a tile load: in place, or, cut off by the end of the matrix, copied
+// to `stage` and padded with zeros. Also fetches the next kilobyte of the group after this one into L2: tiles read rows
+// side by side, which the hardware does not foresee, but the groups follow each other in memory.
+static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I, uint16_t* stage,
+                                     const char*& ahead) {
+  for (int line = 0; line < kTileRows; ++line, ahead += kTileRowBytes) __builtin_prefetch(ahead, 0, 2);
   if (rows >= kTileRows && i + kTileDepth <= I) {
-    for (int r = 0; r < kTileRows; ++r) __builtin_prefetch(w + (kGroup + r) * I + i, 0, 2);
     return {w + i, static_cast<int64_t>(I * sizeof(uint16_t))};
   }
   memset(stage, 0, kTileSize * sizeof(uint16_t));
@@ -115,20 +121,21 @@ using TileSums = float[kTileRows][kTileRows];  // [weight row][activation row]
   _tile_zero(1);          \
   _tile_zero(2);          \
   _tile_zero(3)
-#define PSPEC_STORE_SUMS()                  \
-  _tile_stored(0, sums[0], kTileRowBytes);  \
-  _tile_stored(1, sums[1], kTileRowBytes);  \
-  _tile_stored(2, sums[2], kTileRowBytes);  \
+#define PSPEC_STORE_SUMS()                 \
+  _tile_stored(0, sums[0], kTileRowBytes); \
+  _tile_stored(1, sums[1], kTileRowBytes); \
+  _tile_stored(2, sums[2], kTileRowBytes); \
   _tile_stored(3, sums[3], kTileRowBytes)
-#define PSPEC_LOAD_WEIGHTS(reg, first)                                                  \
-  do {                                                                                  \
-    const TileSource source = weight_tile(w + (first) * I, O - (first), i, I, stage);   \
-    _tile_loadd(reg, source.data, source.stride);                                       \
+#define PSPEC_LOAD_WEIGHTS(reg, first)                                                       \
+  do {                                                                                       \
+    const TileSource source = weight_tile(w + (first) * I, O - (first), i, I, stage, ahead); \
+    _tile_loadd(reg, source.data, source.stride);                                            \
   } while (false)
 
 // 64 weight rows x 16 activation rows.
 static void dot_4x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, TileSums* sums) {
   alignas(64) uint16_t stage[kTileSize];
+  const char* ahead = reinterpret_cast<const char*>(w + kGroup * I);
   PSPEC_ZERO_SUMS();
   for (int64_t i = 0; i < I; i += kTileDepth, x += kTileSize) {
     _tile_loadd(4, x, kTileRowBytes);
@@ -147,6 +154,7 @@ static void dot_4x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, 
 // 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1.
 static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, TileSums* sums) {
   alignas(64) uint16_t stage[kTileSize];
+  const char* ahead = reinterpret_cast<const char*>(w + kGroup * I);
   PSPEC_ZERO_SUMS();
   for (int64_t i = 0; i < I; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
     _tile_loadd(4, x0, kTileRowBytes);
@@ -169,8 +177,13 @@ static void store_tile(const TileSums& sums, int64_t R, int64_t O, float* out, i
   Vec rows[kTileRows];
   for (int o = 0; o < kTileRows; ++o) rows[o] = load(sums[o]);
   transpose(rows);
-  for (int64_t r = 0; r < R && r < kTileRows; ++r) {
-    memcpy(out + r * out_stride, &rows[r], (O < kTileRows ? O : kTileRows) * sizeof(float));
+  const int64_t count = R < kTileRows ? R : kTileRows;
+  for (int64_t r = 0; r < count; ++r) {
+    if (O >= kTileRows) {
+      store(out + r * out_stride, rows[r]);
+    } else {
+      store_partial(out + r * out_stride, rows[r], O);
+    }
   }
 }
 

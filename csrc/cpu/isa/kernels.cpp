@@ -5,6 +5,7 @@
 #include "dot.h"
 #include "gumbel.h"
 #include "rows.h"
+#include "search.h"
 #include "softmax.h"
 
 namespace pspec::PSPEC_ISA {
@@ -22,7 +23,10 @@ static bool supported() {
 }
 
 extern const Kernels kKernels;
-const Kernels kKernels = {PSPEC_ISA_NAME, supported, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel,
-                          to_float_row, from_float_row, norm_row, silu_mul_row, rope_head};
+const Kernels kKernels = {
+    PSPEC_ISA_NAME, supported, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel,
+    to_float_row, from_float_row, norm_row, silu_mul_row, rope_head, divide_row, add_rows, argmax_of, spread_of, gather_least,
+    exp_in_place,
+};
 
 }  // namespace pspec::PSPEC_ISA

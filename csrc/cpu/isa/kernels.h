@@ -60,6 +60,15 @@ struct RopeHead {
   DType dtype;
 };
 
+// How the values of a row are spread below their maximum.
+constexpr int kDepths = 8;
+constexpr float kDepth[kDepths] = {1.0f, 2.0f, 3.0f, 4.5f, 6.5f, 9.0f, 13.0f, 20.0f};
+struct Spread {
+  int64_t count[kDepths];  // values >= max - kDepth[i]
+  double mass[kDepths];    // their summed exp(value - max)
+  double total;            // summed over all values
+};
+
 struct Kernels {
   const char* name;
   bool (*supported)();
@@ -85,6 +94,15 @@ struct Kernels {
   // out[i] = silu(gate[i]) * up[i], i < I.
   void (*silu_mul_row)(const void* gate, const void* up, void* out, int64_t I, DType dtype);
   void (*rope_head)(const RopeHead& head);
+  void (*divide)(const float* values, int64_t n, float by, float* out);
+  void (*add)(const float* a, const float* b, int64_t n, float* out);
+  // Index of the first of the largest values; -1 if they are all NaN or -inf.
+  int64_t (*argmax)(const float* values, int64_t n);
+  void (*spread)(const float* values, int64_t n, float max, Spread* out);
+  // Writes the indices of the values >= least, ascending, and returns how many there are.
+  int64_t (*gather)(const float* values, int64_t n, float least, int32_t* out);
+  // values[i] = exp(values[i] - max), and returns their sum; room up to a multiple of kRowAlign.
+  float (*exp)(float* values, int64_t n, float max);
 };
 
 // Floats of AttendRun::scratch, enough for every instruction set (see Scratch in attend.h).

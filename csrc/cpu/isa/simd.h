@@ -85,7 +85,7 @@ static inline Vec load_partial(const T* p, int64_t n) {
   return load(padded);
 }
 
-// Rounded to bf16, to nearest with ties to even; NaN stays NaN. As float_to_bf16 in convert.h.
+// Rounded to bf16, to nearest with ties to even; NaN stays NaN.
 static inline Vec round_bf16(Vec v) {
   const VecWord bits = (VecWord)v;
   const VecWord rounded = bits + 0x7fff + ((bits >> 16) & 1);
@@ -128,12 +128,32 @@ static inline void store_up_to(T* p, Vec v, int64_t n) {
   memcpy(p, padded, n * sizeof(T));
 }
 
+// Writes the first n < kLanes elements.
+static inline void store_partial(float* p, Vec v, int64_t n) {
+  float all[kLanes];
+  store(all, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = all[i];
+}
+
 static inline float to_float(float x) { return x; }
 static inline float to_float(uint16_t x) {
   const uint32_t bits = static_cast<uint32_t>(x) << 16;
   float f;
   memcpy(&f, &bits, sizeof f);
   return f;
+}
+
+// Bit i: a[i] >= b[i].
+static inline uint32_t at_least(Vec a, Vec b) {
+#if defined(PSPEC_ISA_AVX512)
+  return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
+#elif defined(PSPEC_ISA_AVX2)
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+#else
+  uint32_t bits = 0;
+  for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(a[i] >= b[i]) << i;
+  return bits;
+#endif
 }
 
 static inline Vec max(Vec a, Vec b) { return a > b ? a : b; }

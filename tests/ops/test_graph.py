@@ -1,0 +1,92 @@
+"""Launch graphs: a replay does what the recorded launches did, on whatever the buffers hold by then."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+
+from pspec_rt import ops
+from pspec_rt.engine import Engine
+from pspec_rt.ops._dispatch import native
+from pspec_rt.ops._graph import LaunchGraphs, all_native
+from pspec_rt.sampling import SamplingParams
+from tests.running import run
+from tests.tiny import tiny_target
+
+pytestmark = pytest.mark.skipif(not native.available, reason="pspec_rt._C is not built (pip install -e .)")
+
+
+def test_a_replay_reads_the_buffers_anew() -> None:
+    graphs, calls = LaunchGraphs(), []
+    x_RI, w_OI, out_RO = torch.randn(3, 8), torch.randn(5, 8), torch.zeros(3, 5)
+
+    def launches() -> None:
+        calls.append(1)
+        ops.linear(x_RI, w_OI, out_RO)
+
+    for _ in range(3):
+        x_RI.normal_()
+        graphs.run("key", launches)
+        torch.testing.assert_close(out_RO, x_RI @ w_OI.T)
+    assert len(calls) == 1
+
+
+def test_recording_ends_when_a_launch_fails() -> None:
+    graphs = LaunchGraphs()
+    with pytest.raises(ZeroDivisionError):
+        graphs.run("key", lambda: 1 / 0)
+    native.graph_begin()  # would refuse if the recording were still on
+    native.graph_free(native.graph_end())
+
+
+def test_misuse_is_refused() -> None:
+    with pytest.raises(ValueError, match="no such graph"):
+        native.graph_replay(10**9)
+    with pytest.raises(ValueError, match="not recording"):
+        native.graph_end()
+
+
+def test_graphs_are_freed_with_their_owner() -> None:
+    graphs = LaunchGraphs()
+    graphs.run("key", lambda: ops.silu_mul(torch.zeros(1, 4), torch.zeros(1, 2)))
+    handle = graphs._handles["key"]
+    assert native.graph_size(handle) == 1
+    del graphs
+    gc.collect()
+    with pytest.raises(ValueError, match="no such graph"):
+        native.graph_size(handle)
+
+
+def test_a_pass_is_recorded_and_survives_longer_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second engine grows the RoPE tables that the first one's graph points into: the first must record anew."""
+    assert all_native(("linear", "rope_append"), "cpu")
+    target, params = tiny_target("Qwen3ForCausalLM", dtype="fp32"), [SamplingParams(12, ignore_eos=True)]
+    first = Engine(target, max_length=40, prefill_chunk=16)
+    text = run(first, [[5, 6, 7]], params)
+    rows = first.state.work.rows(1)
+    assert len(rows.graphs._handles) == 1
+    longer = Engine(target, max_length=400, prefill_chunk=16)
+    assert run(longer, [[5, 6, 7]], params) == text == run(first, [[5, 6, 7]], params)
+    assert len(rows.graphs._handles) == 2
+    monkeypatch.setattr(LaunchGraphs, "run", lambda graphs, key, launches: launches())
+    assert run(longer, [[5, 6, 7]], params) == text
+
+
+def test_a_failed_recording_is_not_replayed() -> None:
+    """The launches before a failure must not pass for the whole sequence."""
+    graphs, out_RI = LaunchGraphs(), torch.zeros(1, 2)
+
+    def fails_once() -> None:
+        ops.silu_mul(torch.ones(1, 4), out_RI)
+        if not done:
+            done.append(1)
+            raise KeyboardInterrupt
+        out_RI.fill_(7)
+
+    done: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        graphs.run("key", fails_once)
+    graphs.run("key", fails_once)
+    assert out_RI.tolist() == [[7, 7]]
