@@ -52,6 +52,7 @@ class CMakeBuild(build_ext):
 
     def _build(self, target: Path) -> None:
         cmake, ninja = find_tool("cmake"), find_tool("ninja")
+        assert cmake is not None, "run() checks that the tools are there"
         build = ROOT / "build" / f"cmake-{sysconfig.get_config_var('SOABI')}"
         generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
         configure = [

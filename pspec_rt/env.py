@@ -9,7 +9,7 @@ from .errors import ConfigError
 
 # PSPEC_BACKEND     "ref" or "op:backend,op:backend": force a backend for all ops or for some.
 # PSPEC_THREADS     number of CPU threads of the native kernels (default: all usable cores).
-# PSPEC_CPU_ISA     "amx", "avx512", "avx2" or "portable": instruction set of the native kernels (default: the best).
+# PSPEC_CPU_ISA     "amx", "avx512bf16", "avx512", "avx2" or "portable": instruction set of the native kernels.
 # PSPEC_CACHE       folder of downloaded / converted models (default: $XDG_CACHE_HOME/pspec_rt or ~/.cache/pspec_rt).
 
 
@@ -41,8 +41,8 @@ def threads() -> int:
 def cpu_isa() -> str:
     """PSPEC_CPU_ISA, or "" for the best this CPU has; raises ConfigError for an unknown name."""
     value = os.environ.get("PSPEC_CPU_ISA", "")
-    if value not in ("", "amx", "avx512", "avx2", "portable"):
-        raise ConfigError(f"PSPEC_CPU_ISA={value!r}: expected amx, avx512, avx2 or portable")
+    if value not in ("", "amx", "avx512bf16", "avx512", "avx2", "portable"):
+        raise ConfigError(f"PSPEC_CPU_ISA={value!r}: expected amx, avx512bf16, avx512, avx2 or portable")
     return value
 
 

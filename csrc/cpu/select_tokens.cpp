@@ -7,6 +7,7 @@
 
 #include "convert.h"
 #include "launch.h"
+#include "row_grain.h"
 
 namespace pspec::cpu {
 namespace {
@@ -178,7 +179,7 @@ void write_logprobs(const SelectTokensParams& p, int64_t r, int32_t chosen) {
 }  // namespace
 
 void select_tokens(const SelectTokensParams& p) {
-  parallel_for(p.R, 1, [&p](int64_t begin, int64_t end, int) {
+  parallel_for(p.R, row_grain(p.V), [&p](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; ++r) {
       p.out_ids[r] = select_row(p, r);
       if (p.out_logprob != nullptr || p.top > 0) write_logprobs(p, r, p.out_ids[r]);

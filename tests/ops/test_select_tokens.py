@@ -171,6 +171,13 @@ def test_top_p_keeps_equals_in_id_order(backend: str) -> None:
         assert select([Row(FLAT, noise, top_p=0.3)])[0].tolist() == [expected]
 
 
+def test_top_p_is_reached_by_exactly_as_much(backend: str) -> None:
+    """Two of eight equal tokens have a probability of 0.25: the third is not kept."""
+    for favourite, expected in ((1, 1), (2, 0)):
+        noise = [9.0 if v == favourite else 0.0 for v in range(8)]
+        assert select([Row(FLAT, noise, top_p=0.25)])[0].tolist() == [expected]
+
+
 def test_one_token_always_remains(backend: str) -> None:
     noise = [0.0] + [50.0] * 7
     for row in (Row(FLAT, noise, top_p=1e-9), Row([1.0] + FLAT[1:], noise, min_p=1.0)):

@@ -14,7 +14,7 @@ constexpr int kRun = 256;           // logical positions per attention run; also
 constexpr int kMaxTreeRows = 64;    // one bit per node in an ancestor word
 constexpr int kMaxAttendRows = 64;  // query rows per AttendRun
 constexpr int64_t kRowAlign = 16;   // floats; rows of fp32 scratch are padded to this
-constexpr int kMaxIsas = 4;
+constexpr int kMaxIsas = 5;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 

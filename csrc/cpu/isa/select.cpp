@@ -9,6 +9,9 @@ namespace pspec {
 #if defined(PSPEC_AMX)
 namespace amx { extern const Kernels kKernels; }
 #endif
+#if defined(PSPEC_AVX512BF16)
+namespace avx512bf16 { extern const Kernels kKernels; }
+#endif
 #if defined(PSPEC_X86)
 namespace avx512 { extern const Kernels kKernels; }
 namespace avx2 { extern const Kernels kKernels; }
@@ -21,6 +24,9 @@ namespace {
 const Kernels* const kTables[] = {
 #if defined(PSPEC_AMX)
     &amx::kKernels,
+#endif
+#if defined(PSPEC_AVX512BF16)
+    &avx512bf16::kKernels,
 #endif
 #if defined(PSPEC_X86)
     &avx512::kKernels,

@@ -5,6 +5,8 @@
 // every element, so a dot still depends on its own two rows alone. Denormals count as zero.
 #pragma once
 
+#define PSPEC_HALF_DOTS
+
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -71,8 +73,10 @@ static inline void transpose(Vec* rows) {
   transpose_level<1>(rows, kAll);
 }
 
+static int64_t packed_halves(int64_t R, int64_t I) { return round_up(R, kTileRows) * round_up(I, kTileDepth); }
+
 // Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded.
-static void pack_tiles(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
+static void pack_half(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
   for (int64_t first = 0; first < R; first += kTileRows) {
     for (int64_t i = 0; i < I; i += kTileDepth, tiles += kTileSize) {
       Vec pairs[kTileRows] = {};  // pairs[r]: 16 pairs of row r, moved as if they were floats
@@ -192,8 +196,8 @@ static void store_tiles(const TileSums* sums, int64_t R, int64_t O, float* out, 
   for (int64_t o = 0; o < O; o += kTileRows) store_tile(sums[o / kTileRows], R, O - o, out + o, out_stride);
 }
 
-// As Kernels::dot, of activations packed by pack_tiles.
-static void dot_tiles(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, float* out,
+// As Kernels::dot, of activations packed by pack_half.
+static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, float* out,
                       int64_t out_stride) {
   const TileScope tiles;
   const int64_t block = tile_count(I, kTileDepth) * kTileSize;  // packed elements of 16 activation rows
