@@ -32,7 +32,7 @@ class CMakeBuild(build_ext):
                 "(everything works, CPU decoding is slower). Install them and reinstall to get it.",
                 file=sys.stderr,
             )
-            self.extensions = []  # nothing to copy, no output to list
+            self.extensions: list[Extension] = []  # nothing to copy, no output to list
             return
         target = ROOT / "pspec_rt" if self._in_place() else Path(self.build_lib) / "pspec_rt"
         self._build(target.resolve())

@@ -69,13 +69,27 @@ def test_greedy_text_equals_transformers_everywhere(models: tuple[Generator, Gen
     check(models, question)
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "top_p": 0.9}, {"temperature": 1.0}], ids=str)
-def test_drafting_changes_no_bit_in_bf16(smollm2: Path, options: dict[str, float]) -> None:
-    """The real model in bf16: text with drafting, tree and batch equals plain text."""
+SAMPLINGS = [{}, {"temperature": 0.8, "top_p": 0.9}, {"temperature": 1.0}]
+
+
+def check_bits(smollm2: Path, prompts: list[str], max_new_tokens: int, options: dict[str, float]) -> None:
+    """The real model in bf16: text with drafting, trees and batches equals plain text."""
     plain = Generator(smollm2, drafter=None, dtype="bf16", device="cpu", max_length=512)
-    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS[1:4]]
-    expected = [output.token_ids for output in plain.generate(prompts, max_new_tokens=48, seed=5, **options)]
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    expected = [output.token_ids for output in plain.generate(chats, max_new_tokens=max_new_tokens, seed=5, **options)]
     for tree in ("chain", "best-first:12"):
         drafting = Generator(plain.target, drafter="ngram", tree=tree, k=5, max_batch=2, max_length=512)
-        got = drafting.generate(prompts, max_new_tokens=48, seed=5, **options)
+        got = drafting.generate(chats, max_new_tokens=max_new_tokens, seed=5, **options)
         assert [output.token_ids for output in got] == expected
+
+
+@pytest.mark.parametrize("options", SAMPLINGS, ids=str)
+def test_drafting_changes_no_bit_in_bf16(smollm2: Path, options: dict[str, float]) -> None:
+    check_bits(smollm2, QUESTIONS[1:6], 64, options)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("options", SAMPLINGS, ids=str)
+def test_drafting_changes_no_bit_in_bf16_over_many_prompts(smollm2: Path, options: dict[str, float]) -> None:
+    prefixes = ("", "Answer in one sentence. ", "Repeat the question, then answer it. ")
+    check_bits(smollm2, [prefix + q for prefix in prefixes for q in QUESTIONS][:50], 128, options)

@@ -65,4 +65,5 @@ def conditions() -> dict[str, Any]:
         "versions": versions(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }

@@ -38,8 +38,9 @@ def test_formula(backend: str, R: int, dtype: torch.dtype) -> None:
 def test_rounds_as_hugging_face_models_do(backend: str, M: int, dtype: torch.dtype) -> None:
     """The sum of squares may be taken in any order, so the fp32 scale of a row may be a few ulps off; given the
     scale, every bit is determined."""
-    residual_RM, weight_M, ulps = torch.randn(9, M).to(dtype) * 3, torch.rand(M).to(dtype), 4
-    out_RM = norm(None, residual_RM, weight_M, 1e-5)
+    x_RM, residual_RM = torch.randn(9, M).to(dtype), torch.randn(9, M).to(dtype) * 3
+    weight_M, ulps = torch.rand(M).to(dtype), 4
+    out_RM = norm(x_RM, residual_RM, weight_M, 1e-5)
     for h, out in zip(residual_RM.float(), out_RM, strict=True):
         scale = torch.rsqrt(h.double().square().mean() + 1e-5).float()
         scales = [(scale.view(torch.int32) + ulp).view(torch.float32) for ulp in range(-ulps, ulps + 1)]
