@@ -38,9 +38,9 @@ int64_t count_runs(const TreeAttentionParams& p) {
   return (longest + p.N + kRun - 1) / kRun;
 }
 
-// Rows per task: whole groups when there are tasks enough for the threads, else smaller blocks.
+// Rows per task: all of a group's rows, so that keys are converted once for them, unless threads would stay idle.
 int64_t choose_block(int64_t rows, int64_t tasks_per_block) {
-  const int64_t wanted = num_threads() == 1 ? 1 : 4 * num_threads();
+  const int64_t wanted = num_threads();
   const int64_t blocks = std::min(rows, (wanted + tasks_per_block - 1) / tasks_per_block);
   return std::min<int64_t>(kMaxAttendRows, (rows + blocks - 1) / blocks);
 }

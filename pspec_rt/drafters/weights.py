@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models.layers import LayerWeights
+from ..models.memory import Arena
 from .config import EAGLE, FeatureConfig
 
 D2T = "d2t"
@@ -54,8 +55,10 @@ class FeatureWeights:
     ) -> FeatureWeights:
         """Uninitialised weights; `optional` names the tensors present of those a checkpoint may lack (not d2t)."""
 
+        memory = Arena(device)
+
         def new(*size: int) -> Tensor:
-            return torch.empty(size, dtype=dtype, device=device)
+            return memory.empty(*size, dtype=dtype)
 
         def new_if(present: bool, *size: int) -> Tensor | None:
             return new(*size) if present else None
@@ -71,7 +74,7 @@ class FeatureWeights:
         depths = config.k if f"{block}weight" in optional else 0
         return cls(
             fc_MW=new(M, W),
-            layers=[LayerWeights.empty(config.layers, i, dtype, device) for i in range(config.layers.num_layers)],
+            layers=[LayerWeights.empty(config.layers, i, dtype, memory) for i in range(config.layers.num_layers)],
             norm_M=new(M),
             mask_embedding_JE=new(J, config.mask_width),
             mask_feature_F=new_if(config.kind == EAGLE and J > 0, F),

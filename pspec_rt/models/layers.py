@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .config import ModelConfig
+from .memory import Arena
 
 
 @dataclass
@@ -34,14 +35,14 @@ class LayerWeights:
         config: ModelConfig,
         index: int,
         dtype: torch.dtype,
-        device: torch.device | str,
+        memory: Arena,
         *,
         input_norm: bool = True,
     ) -> LayerWeights:
-        """Uninitialised weights of layer `index`; device "meta" gives the shapes alone."""
+        """Uninitialised weights of layer `index`, from `memory`."""
 
         def new(*size: int) -> Tensor:
-            return torch.empty(size, dtype=dtype, device=device)
+            return memory.empty(*size, dtype=dtype)
 
         M, E, I = config.hidden_size, config.head_dim, config.intermediate_size
         X, O = config.qkv_width, config.num_heads * E

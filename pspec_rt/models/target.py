@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from .config import GenerationDefaults, ModelConfig, load_config, load_generation_defaults
 from .decoder import Decoder, Stack
 from .layers import LayerWeights
+from .memory import Arena
 from .rope import Rope
 from .weights import DTYPES, Checkpoint
 
@@ -123,14 +124,15 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 def empty_decoder(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Decoder:
     """An uninitialised decoder; on device "meta" it costs nothing and still has all shapes."""
-    embed_VM = torch.empty(config.vocab_size, config.hidden_size, dtype=dtype, device=device)
-    layers = [LayerWeights.empty(config, i, dtype, device) for i in range(config.num_layers)]
+    memory, V, M = Arena(device), config.vocab_size, config.hidden_size
+    embed_VM = memory.empty(V, M, dtype=dtype)
+    layers = [LayerWeights.empty(config, i, dtype, memory) for i in range(config.num_layers)]
     return Decoder(
         config,
         embed_VM,
         Stack(config, layers, Rope(config.rope, config.head_dim, device)),
-        torch.empty(config.hidden_size, dtype=dtype, device=device),
-        embed_VM if config.tie_word_embeddings else torch.empty_like(embed_VM),
+        memory.empty(M, dtype=dtype),
+        embed_VM if config.tie_word_embeddings else memory.empty(V, M, dtype=dtype),
     )
 
 
