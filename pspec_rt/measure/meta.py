@@ -56,11 +56,17 @@ def _git(root: Path, *words: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def command_line() -> str:
+    """The command as anybody would type it: without the folders this machine keeps the program in."""
+    program = Path(sys.argv[0])
+    return shlex.join([str(Path(program.parent.name, program.name)), *sys.argv[1:]])
+
+
 def conditions() -> dict[str, Any]:
     """Everything about the run that does not depend on the models."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(sys.argv),
+        "command": command_line(),
         "commit": git_commit(),
         "versions": versions(),
         "cpu": cpu_name(),

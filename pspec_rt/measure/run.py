@@ -117,7 +117,7 @@ def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
 def _describe(config: BenchConfig, generator: Generator, threads: int) -> dict[str, Any]:
     target, drafter = generator.target, generator.drafter
     return {
-        "target": target.name,
+        "target": target.path.name,
         "drafter": drafter.kind if drafter else None,
         "tree": generator.tree.name if generator.tree else None,
         "dtype": str(target.dtype).removeprefix("torch."),
