@@ -23,7 +23,7 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
     Returns:
         path, kind ("parallelspec-eagle", "parallelspec-medusa", "pard", or "causal-lm": a target, or a drafter that
         drafts token by token), architecture, layers, hidden_size, vocab_size, parameters, bytes, dtypes (of the
-        weights); for drafters also k, taps, draft_vocab_size and target, what it was made for (None: any target with
+        weights); for what is surely a drafter also k, taps, draft_vocab_size and target, what it was made for (None: any target with
         its vocabulary).
 
     Raises:
@@ -37,11 +37,9 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
         model, extra = config.layers, _feature_entries(config)
     else:
         model = parse_config(raw, source)
-        extra = {
-            "k": (raw.get("pspec") or {}).get("k", DEFAULT_K[kind]),
-            "taps": [],
-            "target": raw.get("target"),
-        }
+        stated, extra = raw.get("pspec") or {}, {}
+        if stated or kind != LM:  # else it is most likely a target
+            extra = {"k": stated.get("k", DEFAULT_K[kind]), "taps": [], "target": raw.get("target")}
     return {
         "path": str(path),
         "kind": "causal-lm" if kind == LM else kind,
