@@ -23,8 +23,8 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
     Returns:
         path, kind ("parallelspec-eagle", "parallelspec-medusa", "pard", or "causal-lm": a target, or a drafter that
         drafts token by token), architecture, layers, hidden_size, vocab_size, parameters, bytes, dtypes (of the
-        weights); for what is surely a drafter also k, taps, draft_vocab_size and target, what it was made for (None: any target with
-        its vocabulary).
+        weights); for what is surely a drafter also k, taps, draft_vocab_size and target, what it was made for (None:
+        any target with its vocabulary).
 
     Raises:
         CheckpointError: as `load_drafter` and `load_target` do, but for what only the weights themselves tell.
