@@ -89,6 +89,7 @@ def test_drafting_changes_no_bit_in_bf16(smollm2: Path, options: dict[str, float
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("options", SAMPLINGS, ids=str)
 def test_drafting_changes_no_bit_in_bf16_over_many_prompts(smollm2: Path, options: dict[str, float]) -> None:
     prefixes = ("", "Answer in one sentence. ", "Repeat the question, then answer it. ")
