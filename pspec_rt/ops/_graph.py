@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ._dispatch import REGISTRY, native
 
+MAX_GRAPHS = 64  # an engine needs a few; a caller with new buffers every time must not pile them up
+
 
 class LaunchGraphs:
     """Graphs by key. A key names everything a launch holds: addresses, sizes, weights.
@@ -27,6 +29,8 @@ class LaunchGraphs:
         if handle is not None:
             native.graph_replay(handle)
             return
+        if len(self._handles) >= MAX_GRAPHS:
+            _free(self._handles)
         native.graph_begin()
         try:
             launches()
@@ -50,3 +54,4 @@ def all_native(ops: tuple[str, ...], device_type: str) -> bool:
 def _free(handles: dict[Hashable, int]) -> None:
     for handle in handles.values():
         native.graph_free(handle)
+    handles.clear()

@@ -10,7 +10,7 @@ import torch
 from pspec_rt import ops
 from pspec_rt.engine import Engine
 from pspec_rt.ops._dispatch import native
-from pspec_rt.ops._graph import LaunchGraphs, all_native
+from pspec_rt.ops._graph import MAX_GRAPHS, LaunchGraphs, all_native
 from pspec_rt.sampling import SamplingParams
 from tests.running import run
 from tests.tiny import tiny_target
@@ -57,6 +57,15 @@ def test_graphs_are_freed_with_their_owner() -> None:
     gc.collect()
     with pytest.raises(ValueError, match="no such graph"):
         native.graph_size(handle)
+
+
+def test_graphs_do_not_pile_up() -> None:
+    graphs, out_RI = LaunchGraphs(), torch.zeros(1, 2)
+    for key in range(3 * MAX_GRAPHS):
+        graphs.run(key, lambda: ops.silu_mul(torch.ones(1, 4), out_RI))
+    assert len(graphs._handles) == MAX_GRAPHS
+    first, last = graphs._handles[2 * MAX_GRAPHS], graphs._handles[3 * MAX_GRAPHS - 1]
+    assert native.graph_size(first) == native.graph_size(last) == 1
 
 
 def test_a_pass_is_recorded_and_survives_longer_engines(monkeypatch: pytest.MonkeyPatch) -> None:
