@@ -181,7 +181,7 @@ class Generator:
         engine = self._engine_for(len(sequences))
         for sequence in sequences:
             engine.check(sequence.prompt_ids, sequence.params)
-        chunks = self._run(engine, sequences)
+        chunks = self._run(sequences)
         if stream:
             return chunks
         outputs = [chunk.output for chunk in chunks if chunk.output is not None]
@@ -199,7 +199,8 @@ class Generator:
 
     # -- running -------------------------------------------------------------------------------------------------
 
-    def _run(self, engine: Engine, sequences: list[_Sequence]) -> Iterator[StreamChunk]:
+    def _run(self, sequences: list[_Sequence]) -> Iterator[StreamChunk]:
+        engine = self._engine_for(len(sequences))  # when the first chunk is asked for: a stream may start late
         waiting = deque(sequences)
         running: dict[int, _Sequence] = {}
         try:
@@ -230,10 +231,13 @@ class Generator:
                 engine.release(slot)
 
     def _engine_for(self, sequences: int) -> Engine:
-        """The engine with as many slots as are useful; rebuilt when that number changes."""
+        """An engine with as many slots as are useful, all of them free.
+
+        A new one is made when that number changes, or while an unfinished stream holds slots of the present one.
+        """
         slots = max(1, min(sequences, self.max_batch))
-        if self._engine is None or self._engine.max_batch != slots:
-            self._engine = None  # free the old caches first
+        if self._engine is None or self._engine.max_batch != slots or len(self._engine.free_slots) < slots:
+            self._engine = None  # free the old caches first, unless a stream still uses them
             self._engine = Engine(
                 self.target, self.drafter, max_batch=slots, max_length=self.max_length,
                 tree=self.tree, prefill_chunk=self.prefill_chunk,

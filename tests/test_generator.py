@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import pytest
 
@@ -135,6 +136,21 @@ def test_leaving_a_stream_frees_the_slots(generator: Generator) -> None:
     next(stream)
     stream.close()
     assert len(generator._engine.free_slots) == 2
+
+
+def test_streams_may_be_interleaved_and_left_open(generator: Generator) -> None:
+    prompts, options = ([5, 6, 7], [8, 9]), {"max_new_tokens": 20, "ignore_eos": True}
+    expected = [generator.generate(prompt, **options).token_ids for prompt in prompts]
+    streams = [generator.generate(prompt, stream=True, **options) for prompt in prompts]
+    got: list[list[int]] = [[], []]
+    for pair in zip_longest(*streams):
+        for tokens, chunk in zip(got, pair, strict=True):
+            tokens += chunk.token_ids if chunk else []
+    assert got == expected
+    left_open = generator.generate(prompts[0], stream=True, **options)
+    next(left_open)
+    assert generator.generate(prompts[1], **options).token_ids == expected[1]
+    assert list(left_open)[-1].output.token_ids == expected[0]
 
 
 @pytest.mark.parametrize(
