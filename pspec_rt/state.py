@@ -141,10 +141,6 @@ class DecodeState:
         """Every tensor of the state by dotted name, the cache and the drafter's included."""
         return _tensors(vars(self), "")
 
-    def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(tensor.nbytes for _, tensor in self.buffers())
-
     def diff(self, other: DecodeState) -> str | None:
         """Name of the first buffer whose bits differ from `other`'s, with the first differing index; None if equal."""
         theirs = dict(other.buffers())

@@ -298,3 +298,28 @@ class _Features:
             known = self.text.features[start : start + len(ids_T)]
             features_TF.fill_(torch.nan)
             features_TF[: len(known)] = known
+
+
+def check_ragged_batch(drafter: Drafter, texts: list[Text], rounds: Sequence[Sequence[int]]) -> None:
+    """Slots of different lengths drafted together get what each gets alone, over rounds of partial acceptance."""
+    tree = TreeSpec.chain(4)
+    together = Replay(drafter, texts, tree)
+    alone = [Replay(drafter, [Text(t.tokens, t.features, t.prompt)], tree) for t in texts]
+    for counts in rounds:
+        together.accept(counts)
+        ids, scores = together.draft()
+        for slot, replay in enumerate(alone):
+            replay.accept([counts[slot]])
+            own_ids, own_scores = replay.draft()
+            assert own_ids.tolist() == ids[slot : slot + 1].tolist()
+            torch.testing.assert_close(own_scores, scores[slot : slot + 1])
+
+
+def check_chunked_prefill(drafter: Drafter, text: Text) -> None:
+    """The drafter's cache holds the same rows however the prompt was cut."""
+    caches, known = [], text.prompt - 1
+    for chunk in (48, 16, 7, 1):
+        replay = Replay(drafter, [Text(text.tokens, text.features, text.prompt)], TreeSpec.chain(4), chunk)
+        caches.append(replay.state.drafter.cache.kv_L2BGSE[..., :known, :].clone())
+    for other in caches[1:]:
+        torch.testing.assert_close(other, caches[0], rtol=1e-4, atol=1e-5)

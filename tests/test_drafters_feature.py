@@ -18,6 +18,8 @@ from tests.drafter_fixtures import (
     WIDTH,
     Replay,
     Text,
+    check_chunked_prefill,
+    check_ragged_batch,
     draft_ids,
     feature_checkpoint,
     feature_logits,
@@ -129,29 +131,13 @@ def test_a_one_token_prompt(tmp_path: Path, variant: str) -> None:
 @pytest.mark.parametrize("variant", ["eagle-all", "medusa-all"])
 def test_chunked_prefill_equals_one_pass(tmp_path: Path, variant: str) -> None:
     drafter, *_ = make(tmp_path, variant)
-    text = Text.random(60, WIDTH * len(drafter.taps), 41)
-    caches = []
-    for chunk in (48, 16, 7, 1):
-        replay = Replay(drafter, [Text(text.tokens, text.features, 41)], TreeSpec.chain(4), chunk)
-        caches.append(replay.state.drafter.cache.kv_L2BGSE[..., :40, :].clone())
-    for other in caches[1:]:
-        torch.testing.assert_close(other, caches[0], rtol=1e-4, atol=1e-5)
+    check_chunked_prefill(drafter, Text.random(60, WIDTH * len(drafter.taps), 41))
 
 
 @pytest.mark.parametrize("variant", ["eagle-all", "medusa-all"])
 def test_a_ragged_batch_equals_each_slot_alone(tmp_path: Path, variant: str) -> None:
     drafter, *_ = make(tmp_path, variant)
-    texts, tree = make_texts(drafter), TreeSpec.chain(4)
-    together = Replay(drafter, texts, tree)
-    alone = [Replay(drafter, [Text(t.tokens, t.features, t.prompt)], tree) for t in texts]
-    for counts in ROUNDS:
-        together.accept(counts)
-        ids, scores = together.draft()
-        for slot, replay in enumerate(alone):
-            replay.accept([counts[slot]])
-            own_ids, own_scores = replay.draft()
-            assert own_ids.tolist() == ids[slot : slot + 1].tolist()
-            torch.testing.assert_close(own_scores, scores[slot : slot + 1])
+    check_ragged_batch(drafter, make_texts(drafter), ROUNDS)
 
 
 @pytest.mark.parametrize("variant", ["eagle-all", "medusa-all"])

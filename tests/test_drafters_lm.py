@@ -18,7 +18,7 @@ from pspec_rt.engine import Engine
 from pspec_rt.models import Target
 from pspec_rt.sampling import SamplingParams
 from pspec_rt.tree import TreeSpec
-from tests.drafter_fixtures import VOCAB, Replay, Text
+from tests.drafter_fixtures import VOCAB, Replay, Text, check_chunked_prefill, check_ragged_batch
 from tests.tiny import copy_checkpoint, edit_json, tiny_checkpoint, tiny_target
 
 MASK = 380
@@ -109,28 +109,13 @@ def test_the_smallest_and_the_largest_k(tmp_path: Path, kind: str, k: int) -> No
 @pytest.mark.parametrize("kind", ["pard", "lm"])
 def test_a_ragged_batch_equals_each_slot_alone(tmp_path: Path, kind: str) -> None:
     drafter = pard(tmp_path) if kind == "pard" else sequential()
-    texts, tree = make_texts(), TreeSpec.chain(4)
-    together = Replay(drafter, texts, tree)
-    alone = [Replay(drafter, [Text(t.tokens, t.features, t.prompt)], tree) for t in texts]
-    for counts in ROUNDS:
-        together.accept(counts)
-        ids, scores = together.draft()
-        for slot, replay in enumerate(alone):
-            replay.accept([counts[slot]])
-            own_ids, own_scores = replay.draft()
-            assert own_ids.tolist() == ids[slot : slot + 1].tolist()
-            torch.testing.assert_close(own_scores, scores[slot : slot + 1])
+    check_ragged_batch(drafter, make_texts(), ROUNDS)
 
 
 @pytest.mark.parametrize("kind", ["pard", "lm"])
 def test_chunked_prefill_equals_one_pass(tmp_path: Path, kind: str) -> None:
     drafter = pard(tmp_path) if kind == "pard" else sequential()
-    text, caches = make_text(41), []
-    for chunk in (48, 16, 7, 1):
-        replay = Replay(drafter, [Text(text.tokens, text.features, 41)], TreeSpec.chain(4), chunk)
-        caches.append(replay.state.drafter.cache.kv_L2BGSE[..., :40, :].clone())
-    for other in caches[1:]:
-        torch.testing.assert_close(other, caches[0], rtol=1e-4, atol=1e-5)
+    check_chunked_prefill(drafter, make_text(41))
 
 
 @pytest.mark.parametrize("kind", ["pard", "lm"])
