@@ -1,9 +1,14 @@
-// Bindings of launch graphs: begin, end, replay, free.
+// Bindings of launch graphs: begin, end, replay, profile, free.
 #include "graph.h"
 
+#include <pybind11/stl.h>
+
+#include <chrono>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <utility>
 
 #include "api.h"
 
@@ -28,21 +33,33 @@ int64_t graph_end() {
   return next_handle++;
 }
 
-int64_t graph_size(int64_t handle) {
+std::shared_ptr<const LaunchGraph> find(int64_t handle) {
   std::lock_guard<std::mutex> lock(graphs_mutex);
-  check(graphs.count(handle) != 0, "graph_size: no such graph");
-  return static_cast<int64_t>(graphs[handle]->size());
+  const auto found = graphs.find(handle);
+  check(found != graphs.end(), "no such graph");
+  return found->second;
 }
 
+int64_t graph_size(int64_t handle) { return static_cast<int64_t>(find(handle)->size()); }
+
 void graph_replay(int64_t handle) {
-  std::shared_ptr<const LaunchGraph> graph;
-  {
-    std::lock_guard<std::mutex> lock(graphs_mutex);
-    const auto found = graphs.find(handle);
-    check(found != graphs.end(), "graph_replay: no such graph");
-    graph = found->second;
+  const auto graph = find(handle);
+  for (const Launch& launch : *graph) launch.run();
+}
+
+// Replays and times each launch: [(op, seconds)] in order.
+std::vector<std::pair<std::string, double>> graph_profile(int64_t handle) {
+  const auto graph = find(handle);
+  std::vector<std::pair<std::string, double>> times;
+  times.reserve(graph->size());
+  auto before = std::chrono::steady_clock::now();
+  for (const Launch& launch : *graph) {
+    launch.run();
+    const auto after = std::chrono::steady_clock::now();
+    times.emplace_back(launch.op, std::chrono::duration<double>(after - before).count());
+    before = after;
   }
-  for (const auto& launch : *graph) launch();
+  return times;
 }
 
 void graph_free(int64_t handle) {
@@ -59,6 +76,7 @@ void bind_graph(pybind11::module_& m) {
   m.def("graph_end", graph_end);
   m.def("graph_size", graph_size);
   m.def("graph_replay", graph_replay, ReleaseGil());
+  m.def("graph_profile", graph_profile, ReleaseGil());
   m.def("graph_free", graph_free);
 }
 

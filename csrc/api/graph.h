@@ -9,15 +9,19 @@
 
 namespace pspec::api {
 
-using LaunchGraph = std::vector<std::function<void()>>;
+struct Launch {
+  const char* op;
+  std::function<void()> run;
+};
+using LaunchGraph = std::vector<Launch>;
 
 // The graph the calling thread is recording into, or null.
 LaunchGraph* recording();
 
 // Runs a kernel, and notes the launch if the thread is recording.
 template <typename Params>
-void launch(void (*kernel)(const Params&), const Params& params) {
-  if (LaunchGraph* graph = recording()) graph->push_back([kernel, params] { kernel(params); });
+void launch(const char* op, void (*kernel)(const Params&), const Params& params) {
+  if (LaunchGraph* graph = recording()) graph->push_back({op, [kernel, params] { kernel(params); }});
   kernel(params);
 }
 

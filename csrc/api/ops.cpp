@@ -11,7 +11,7 @@ using Int = int64_t;
 void linear(Address x, Address w, Address bias, Address out, Int R, Int I, Int O, int x_dtype, int w_dtype,
             int out_dtype) {
   check(R >= 0 && I > 0 && O >= 0, "linear: sizes must be positive");
-  launch(cpu::linear, {pointer<void>(x), pointer<void>(w), pointer<void>(bias), pointer<void>(out), R, I, O, dtype(x_dtype),
+  launch("linear", cpu::linear, {pointer<void>(x), pointer<void>(w), pointer<void>(bias), pointer<void>(out), R, I, O, dtype(x_dtype),
                dtype(w_dtype), dtype(out_dtype)});
 }
 
@@ -21,7 +21,7 @@ void tree_attention(Address q, Address k, Address v, Address prefix, Address wor
   check(B >= 0 && S > 0 && E > 0, "tree_attention: sizes must be positive");
   check(N >= 1 && N <= 64, "tree_attention: N must be 1..64");
   check(G >= 1 && H >= G && H % G == 0, "tree_attention: H must be a multiple of G");
-  launch(cpu::tree_attention, {pointer<void>(q), pointer<void>(k), pointer<void>(v), pointer<int32_t>(prefix),
+  launch("tree_attention", cpu::tree_attention, {pointer<void>(q), pointer<void>(k), pointer<void>(v), pointer<int32_t>(prefix),
                        pointer<int64_t>(words), pointer<void>(out), B, N, H, G, S, E, scale, window,
                        dtype(dtype_code), cache_stride_b, cache_stride_g});
 }
@@ -31,14 +31,14 @@ void head_top_k(Address x, Address w, Address out_ids, Address out_scores, Addre
   check(R >= 0 && M > 0, "head_top_k: sizes must be positive");
   check(C >= 1 && C <= 16 && C <= D, "head_top_k: C must be 1..16 and at most D");
   check(temperature == 0 || (noise != 0 && noise_row != 0), "head_top_k: temperature needs noise and noise_row");
-  launch(cpu::head_top_k, {pointer<void>(x), pointer<void>(w), pointer<int32_t>(out_ids), pointer<float>(out_scores),
+  launch("head_top_k", cpu::head_top_k, {pointer<void>(x), pointer<void>(w), pointer<int32_t>(out_ids), pointer<float>(out_scores),
                    pointer<float>(temperature), pointer<float>(noise), pointer<int32_t>(noise_row),
                    pointer<int32_t>(id_map), R, M, D, V, C, dtype(x_dtype), dtype(w_dtype)});
 }
 
 void gumbel_noise(Address seed, Address first_position, Address out, Int B, Int P, Int V) {
   check(B >= 0 && P >= 0 && V > 0, "gumbel_noise: sizes must be positive");
-  launch(cpu::gumbel_noise, {pointer<int64_t>(seed), pointer<int32_t>(first_position), pointer<float>(out), B, P, V});
+  launch("gumbel_noise", cpu::gumbel_noise, {pointer<int64_t>(seed), pointer<int32_t>(first_position), pointer<float>(out), B, P, V});
 }
 
 void build_tree(Address candidate_ids, Address candidate_scores, Address bonus, Address length, Address ids,
@@ -46,7 +46,7 @@ void build_tree(Address candidate_ids, Address candidate_scores, Address bonus, 
                 Address t_rank, Address t_words, Int B, Int K, Int C, Int N) {
   check(N >= 1 && N <= 64, "build_tree: N must be 1..64");
   check(N == 1 || (K >= 1 && C >= 1), "build_tree: a tree of more than the root needs candidates");
-  launch(cpu::build_tree, {pointer<int32_t>(candidate_ids), pointer<float>(candidate_scores), pointer<int32_t>(bonus),
+  launch("build_tree", cpu::build_tree, {pointer<int32_t>(candidate_ids), pointer<float>(candidate_scores), pointer<int32_t>(bonus),
                    pointer<int32_t>(length), pointer<int32_t>(ids), pointer<int32_t>(parent),
                    pointer<int32_t>(depth), pointer<int64_t>(words), pointer<int32_t>(positions),
                    pointer<int32_t>(t_parent), pointer<int32_t>(t_depth), pointer<int32_t>(t_rank),
@@ -58,7 +58,7 @@ void accept(Address ids, Address parent, Address target, Address stop_ids, Addre
             Int N, Int Q, Int S, Int P) {
   check(N >= 1 && N <= 64, "accept: N must be 1..64");
   check(P >= 1 && Q >= 0 && S > 0, "accept: sizes must be positive");
-  launch(cpu::accept, {pointer<int32_t>(ids), pointer<int32_t>(parent), pointer<int32_t>(target), pointer<int32_t>(stop_ids),
+  launch("accept", cpu::accept, {pointer<int32_t>(ids), pointer<int32_t>(parent), pointer<int32_t>(target), pointer<int32_t>(stop_ids),
                pointer<int32_t>(limit), pointer<int32_t>(length), pointer<int32_t>(finished), pointer<int32_t>(bonus),
                pointer<int32_t>(tokens), pointer<int32_t>(path), pointer<int32_t>(emitted), pointer<int32_t>(count),
                B, N, Q, S, P});
@@ -67,30 +67,30 @@ void accept(Address ids, Address parent, Address target, Address stop_ids, Addre
 void store_tap(Address state, Address features, Int R, Int row_bytes, Int features_row_bytes, Int column_bytes) {
   check(R >= 0 && row_bytes > 0 && column_bytes >= 0, "store_tap: sizes must be positive");
   check(column_bytes + row_bytes <= features_row_bytes, "store_tap: the columns lie outside the features");
-  launch(cpu::store_tap, {pointer<char>(state), pointer<char>(features), R, row_bytes, features_row_bytes, column_bytes});
+  launch("store_tap", cpu::store_tap, {pointer<char>(state), pointer<char>(features), R, row_bytes, features_row_bytes, column_bytes});
 }
 
 void compact_kv(Address kv, Address path, Address count, Address length, Int L2, Int B, Int G, Int S, Int row_bytes,
                 Int P) {
   check(row_bytes > 0 && S > 0 && P >= 1, "compact_kv: sizes must be positive");
-  launch(cpu::compact_kv, {pointer<char>(kv), pointer<int32_t>(path), pointer<int32_t>(count), pointer<int32_t>(length), L2,
+  launch("compact_kv", cpu::compact_kv, {pointer<char>(kv), pointer<int32_t>(path), pointer<int32_t>(count), pointer<int32_t>(length), L2,
                    B, G, S, row_bytes, P});
 }
 
 void embed(Address ids, Address table, Address out, Int R, Int V, Int row_bytes) {
   check(R >= 0 && V > 0 && row_bytes > 0, "embed: sizes must be positive");
-  launch(cpu::embed, {pointer<int32_t>(ids), pointer<char>(table), pointer<char>(out), R, V, row_bytes});
+  launch("embed", cpu::embed, {pointer<int32_t>(ids), pointer<char>(table), pointer<char>(out), R, V, row_bytes});
 }
 
 void add_rms_norm(Address x, Address residual, Address weight, Address out, Int R, Int M, float eps, int dtype_code) {
   check(R >= 0 && M > 0, "add_rms_norm: sizes must be positive");
-  launch(cpu::add_rms_norm, {pointer<void>(x), pointer<void>(residual), pointer<void>(weight), pointer<void>(out), R, M, eps,
+  launch("add_rms_norm", cpu::add_rms_norm, {pointer<void>(x), pointer<void>(residual), pointer<void>(weight), pointer<void>(out), R, M, eps,
                      dtype(dtype_code)});
 }
 
 void silu_mul(Address gate_up, Address out, Int R, Int I, int dtype_code) {
   check(R >= 0 && I > 0, "silu_mul: sizes must be positive");
-  launch(cpu::silu_mul, {pointer<void>(gate_up), pointer<void>(out), R, I, dtype(dtype_code)});
+  launch("silu_mul", cpu::silu_mul, {pointer<void>(gate_up), pointer<void>(out), R, I, dtype(dtype_code)});
 }
 
 void rope_append(Address qkv, Address positions, Address prefix, Address cos, Address sin, Address k, Address v,
@@ -98,7 +98,7 @@ void rope_append(Address qkv, Address positions, Address prefix, Address cos, Ad
                  Int max_positions, float eps, int dtype_code, Int cache_stride_b, Int cache_stride_g) {
   check(B >= 0 && N >= 0 && H >= 0 && G >= 0 && S > 0, "rope_append: sizes must be positive");
   check(E > 0 && E % 2 == 0 && max_positions > 0, "rope_append: E must be even, the tables not empty");
-  launch(cpu::rope_append, {pointer<void>(qkv), pointer<int32_t>(positions), pointer<int32_t>(prefix), pointer<float>(cos),
+  launch("rope_append", cpu::rope_append, {pointer<void>(qkv), pointer<int32_t>(positions), pointer<int32_t>(prefix), pointer<float>(cos),
                     pointer<float>(sin), pointer<void>(k), pointer<void>(v), pointer<void>(q), pointer<void>(q_norm),
                     pointer<void>(k_norm), B, N, H, G, S, E, max_positions, eps, dtype(dtype_code), cache_stride_b,
                     cache_stride_g});
@@ -108,7 +108,7 @@ void draft_inputs(Address ids, Address features, Address count, Address masks, A
                   Address bias, Address anchor_map, Int B, Int P, Int J, Int M, Int F, Int E, Int V, int dtype_code) {
   check(B >= 0 && P >= 1 && J >= 0 && M > 0 && F >= 0 && E >= 0, "draft_inputs: sizes must be positive");
   check((table == 0) == (E == 0) && E + F > 0 && (table == 0 || V > 0), "draft_inputs: E must be the table's width");
-  launch(cpu::draft_inputs, {pointer<int32_t>(ids), pointer<void>(features), pointer<int32_t>(count), pointer<void>(masks),
+  launch("draft_inputs", cpu::draft_inputs, {pointer<int32_t>(ids), pointer<void>(features), pointer<int32_t>(count), pointer<void>(masks),
                      pointer<void>(fc), pointer<void>(out), pointer<void>(table), pointer<void>(bias),
                      pointer<void>(anchor_map), B, P, J, M, F, E, V, dtype(dtype_code)});
 }
@@ -119,7 +119,7 @@ void select_tokens(Address logits, Address out_ids, Address temperature, Address
   check(R >= 0 && V > 0, "select_tokens: sizes must be positive");
   check(top >= 0 && top <= V && (out_top_ids == 0) == (out_top_logprobs == 0),
         "select_tokens: at most V top tokens, ids and logprobs together");
-  launch(cpu::select_tokens, {pointer<float>(logits), pointer<int32_t>(out_ids), pointer<float>(temperature),
+  launch("select_tokens", cpu::select_tokens, {pointer<float>(logits), pointer<int32_t>(out_ids), pointer<float>(temperature),
                       pointer<int32_t>(top_k), pointer<float>(top_p), pointer<float>(min_p), pointer<float>(noise),
                       pointer<int32_t>(noise_row), pointer<float>(out_logprob), pointer<int32_t>(out_top_ids),
                       pointer<float>(out_top_logprobs), R, V, top});

@@ -1,4 +1,6 @@
 // head_top_k: the C best tokens of each row without writing the logits; tiles of the vocabulary, then a merge.
+#include <algorithm>
+
 #include "convert.h"
 #include "launch.h"
 
@@ -64,7 +66,7 @@ float log_sum_exp(const TileStats* stats, int64_t tiles, int64_t stride) {
 }  // namespace
 
 void head_top_k(const HeadTopKParams& p) {
-  const int64_t tiles = (p.D + kRun - 1) / kRun;
+  const int64_t tiles = (p.D + kHeadTile - 1) / kHeadTile;
   const int threads = num_threads();
   const float* x = pack_activations(p.x, p.x_dtype, p.w_dtype, p.R, p.M);
   auto* stats = reinterpret_cast<TileStats*>(scratch(ScratchSlot::kPartials, tiles * p.R * 2));  // [tiles, R]
@@ -73,12 +75,13 @@ void head_top_k(const HeadTopKParams& p) {
   for (int64_t i = 0; i < threads * p.R; ++i) tops[i].clear();
 
   parallel_for(tiles, 1, [&](int64_t begin, int64_t end, int thread) {
-    float* logits = scratch(ScratchSlot::kOutputs, p.R * kRun);
+    float* logits = scratch(ScratchSlot::kOutputs, p.R * kHeadTile);
     for (int64_t tile = begin; tile < end; ++tile) {
-      const int64_t first = tile * kRun, width = p.D - first < kRun ? p.D - first : kRun;
-      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, first * p.M), p.w_dtype, width, p.M, logits, kRun);
+      const int64_t first = tile * kHeadTile, width = p.D - first < kHeadTile ? p.D - first : kHeadTile;
+      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, first * p.M), p.w_dtype, width, p.M,
+                    std::min(end * kHeadTile, p.D) - first - width, logits, kHeadTile);
       for (int64_t r = 0; r < p.R; ++r) {
-        search_tile(p, r, first, width, logits + r * kRun, tops[thread * p.R + r], stats[tile * p.R + r]);
+        search_tile(p, r, first, width, logits + r * kHeadTile, tops[thread * p.R + r], stats[tile * p.R + r]);
       }
     }
   });

@@ -28,7 +28,8 @@ void linear(const LinearParams& p) {
     float* dots = scratch(ScratchSlot::kOutputs, p.R * kChunk);
     for (int64_t o = begin; o < end; o += kChunk) {
       const int64_t width = end - o < kChunk ? end - o : kChunk;
-      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, o * p.I), p.w_dtype, width, p.I, dots, kChunk);
+      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, o * p.I), p.w_dtype, width, p.I,
+                    end - o - width, dots, kChunk);
       store_chunk(p, o, width, dots);
     }
   });

@@ -15,7 +15,7 @@
 namespace pspec {
 namespace {
 
-constexpr int kSpins = 2000;  // about 50 microseconds before a worker sleeps
+constexpr int kSpins = 20000;  // about half a millisecond before a worker sleeps
 
 inline void pause() {
 #if defined(PSPEC_X86)

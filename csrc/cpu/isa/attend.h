@@ -5,29 +5,31 @@
 // row gets the same bits whether a key is still tree scratch or already committed.
 #pragma once
 
+#include <type_traits>
+
+#include "dot.h"
 #include "kernels.h"
 #include "simd.h"
 #include "softmax.h"
 
 namespace pspec::PSPEC_ISA {
 
-constexpr int kKeyBlock = 2 * kLanes;        // keys scored together, one per lane
-constexpr int kValueBlock = 64;              // value rows converted to fp32 together; at least the tree's 64
-constexpr int kScoreStride = kRun + kLanes;  // exp_in_place may write past the last score
+constexpr int kRowBlock = 6;                    // query rows whose values are summed together
+constexpr int kValueVecs = kLanes == 16 ? 4 : 2;  // vectors of E of each: kRowBlock * kValueVecs sums in registers
+constexpr int kScoreStride = kRun + kLanes;     // exp_in_place may write past the last score
+static_assert(kRun >= kMaxTreeRows, "a tree's scores fit in a run's");
 
-// Places inside AttendRun::scratch; attend_scratch() in tree_attention.cpp reserves for the widest set.
+// Places inside AttendRun::scratch; attend_scratch() reserves for the widest set.
 struct Scratch {
-  float* keys;         // [E4, kKeyBlock] transposed
-  float* values;       // [kValueBlock, E4]
+  float* values;       // [kRun, E4]
   float* scores;       // [rows, kScoreStride] by logical position in the run, then exp(score - max)
-  float* tree_scores;  // [rows, 64] by scratch row
+  float* tree_scores;  // [rows, kRun] by scratch row
 };
 
 static Scratch carve(const AttendRun& a) {
   Scratch s;
-  s.keys = a.scratch;
-  s.values = s.keys + a.E4 * kKeyBlock;
-  s.scores = s.values + kValueBlock * a.E4;
+  s.values = a.scratch;
+  s.scores = s.values + kRun * a.E4;
   s.tree_scores = s.scores + a.rows * kScoreStride;
   return s;
 }
@@ -49,42 +51,19 @@ static RowRange row_range(const AttendRun& a, int row) {
   return {static_cast<int>(begin), static_cast<int>(tree_begin), static_cast<int>(end)};
 }
 
-template <typename T>
-static void transpose_keys(const T* k, int64_t E, int64_t count, float* keys) {
-  for (int64_t key = 0; key < kKeyBlock; ++key) {
-    for (int64_t e = 0; e < E; ++e) keys[e * kKeyBlock + key] = key < count ? to_float(k[key * E + e]) : 0.0f;
-  }
+// Calls visit(rows as a constant, first row) for blocks of at most kRowBlock rows.
+template <typename Visit>
+static void for_row_groups(int rows, Visit visit) {
+  int r = 0;
+  for (; r + kRowBlock <= rows; r += kRowBlock) visit(std::integral_constant<int, kRowBlock>(), r);
+  for (; r + 3 <= rows; r += 3) visit(std::integral_constant<int, 3>(), r);
+  for (; r < rows; ++r) visit(std::integral_constant<int, 1>(), r);
 }
 
-// scores[r][0 .. kKeyBlock) of RB rows; each score is summed over e in order, in its own lane.
-template <int RB>
-static void score_rows(const float* q, int64_t E4, const float* keys, int64_t E, float* scores, int64_t stride) {
-  Vec acc[RB][2] = {};
-  for (int64_t e = 0; e < E; ++e) {
-    const Vec low = load(keys + e * kKeyBlock), high = load(keys + e * kKeyBlock + kLanes);
-    for (int r = 0; r < RB; ++r) {
-      const Vec query = splat(q[r * E4 + e]);
-      acc[r][0] = fma(query, low, acc[r][0]);
-      acc[r][1] = fma(query, high, acc[r][1]);
-    }
-  }
-  for (int r = 0; r < RB; ++r) {
-    store(scores + r * stride, acc[r][0]);
-    store(scores + r * stride + kLanes, acc[r][1]);
-  }
-}
-
-// Scores of cache rows from .. to-1 for all query rows; writes whole key blocks.
+// q k of cache rows from .. from+count-1 (at most kRun) for all query rows, not yet scaled.
 template <typename T>
-static void score_keys(const AttendRun& a, int64_t from, int64_t to, float* keys, float* scores, int64_t stride) {
-  for (int64_t key = from; key < to; key += kKeyBlock) {
-    transpose_keys(static_cast<const T*>(a.k) + key * a.E, a.E, to - key, keys);
-    float* out = scores + (key - from);
-    int r = 0;
-    for (; r + 8 <= a.rows; r += 8) score_rows<8>(a.q + r * a.E4, a.E4, keys, a.E, out + r * stride, stride);
-    for (; r + 2 <= a.rows; r += 2) score_rows<2>(a.q + r * a.E4, a.E4, keys, a.E, out + r * stride, stride);
-    for (; r < a.rows; ++r) score_rows<1>(a.q + r * a.E4, a.E4, keys, a.E, out + r * stride, stride);
-  }
+static void score_keys(const AttendRun& a, int64_t from, int64_t count, float* scores, int64_t stride) {
+  dot(a.q, a.dtype, a.rows, static_cast<const T*>(a.k) + from * a.E, a.dtype, count, a.E, 0, scores, stride);
 }
 
 // acc[r][:] += p[r][j] * values[j - from][:] for j = from .. to-1, ascending, RB rows and EV vectors at a time.
@@ -95,9 +74,11 @@ static void add_values(const float* p, const float* values, int from, int to, in
     for (int e = 0; e < EV; ++e) sum[r][e] = load(acc + r * E4 + e * kLanes);
   }
   for (int j = from; j < to; ++j, values += E4) {
-    for (int e = 0; e < EV; ++e) {
-      const Vec value = load(values + e * kLanes);
-      for (int r = 0; r < RB; ++r) sum[r][e] = fma(splat(p[r * kScoreStride + j]), value, sum[r][e]);
+    Vec value[EV];
+    for (int e = 0; e < EV; ++e) value[e] = load(values + e * kLanes);
+    for (int r = 0; r < RB; ++r) {
+      const Vec weight = splat(p[r * kScoreStride + j]);
+      for (int e = 0; e < EV; ++e) sum[r][e] = fma(weight, value[e], sum[r][e]);
     }
   }
   for (int r = 0; r < RB; ++r) {
@@ -108,36 +89,36 @@ static void add_values(const float* p, const float* values, int from, int to, in
 template <int RB>
 static void add_values(const float* p, const float* values, int from, int to, int64_t E4, float* acc) {
   int64_t e = 0;
-  for (; e + 4 * kLanes <= E4; e += 4 * kLanes) add_values<RB, 4>(p, values + e, from, to, E4, acc + e);
+  for (; e + kValueVecs * kLanes <= E4; e += kValueVecs * kLanes) {
+    add_values<RB, kValueVecs>(p, values + e, from, to, E4, acc + e);
+  }
   for (; e < E4; e += kLanes) add_values<RB, 1>(p, values + e, from, to, E4, acc + e);
 }
 
 template <typename T>
 static void convert_values(const T* v, int64_t E, int64_t E4, int64_t count, float* values) {
   for (int64_t j = 0; j < count; ++j) {
-    for (int64_t e = 0; e < E; ++e) values[j * E4 + e] = to_float(v[j * E + e]);
-    for (int64_t e = E; e < E4; ++e) values[j * E4 + e] = 0.0f;
+    for (int64_t e = 0; e < E4; e += kLanes) store(values + j * E4 + e, e < E ? load_up_to(v + j * E + e, E - e) : Vec{});
   }
 }
 
-// Adds the committed values of run offsets from .. to-1 (at most kValueBlock of them, already converted).
+// Adds the committed values of run offsets from .. to-1, already converted.
 static void add_committed(const AttendRun& a, const RowRange* range, const Scratch& s, int from, int to) {
-  constexpr int RB = kLanes == 16 ? 4 : 2;
-  for (int r = 0; r < a.rows;) {
-    bool together = r + RB <= a.rows;
-    for (int i = r; together && i < r + RB; ++i) together = range[i].begin <= from && range[i].tree_begin >= to;
+  for_row_groups(a.rows, [&](auto rows, int first) {
+    constexpr int RB = decltype(rows)::value;
+    bool together = true;
+    for (int r = first; r < first + RB; ++r) together &= range[r].begin <= from && range[r].tree_begin >= to;
     if (together) {
-      add_values<RB>(s.scores + r * kScoreStride, s.values, from, to, a.E4, a.acc + r * a.E4);
-      r += RB;
-      continue;
+      add_values<RB>(s.scores + first * kScoreStride, s.values, from, to, a.E4, a.acc + first * a.E4);
+      return;
     }
-    const int begin = range[r].begin > from ? range[r].begin : from;
-    const int end = range[r].tree_begin < to ? range[r].tree_begin : to;
-    if (begin < end) {
+    for (int r = first; r < first + RB; ++r) {
+      const int begin = range[r].begin > from ? range[r].begin : from;
+      const int end = range[r].tree_begin < to ? range[r].tree_begin : to;
+      if (begin >= end) continue;
       add_values<1>(s.scores + r * kScoreStride, s.values + (begin - from) * a.E4, begin, end, a.E4, a.acc + r * a.E4);
     }
-    ++r;
-  }
+  });
 }
 
 // Calls visit(offset in the run, scratch row) for the row's path keys that fall into the run, in order.
@@ -163,27 +144,23 @@ static void attend_typed(const AttendRun& a) {
     }
     has_path |= range[r].tree_begin < range[r].end;
   }
-  first -= first % kKeyBlock;  // whole key blocks, so that their scores end inside the run
 
   const int64_t origin = a.run * kRun;
-  if (first < committed) {
-    score_keys<T>(a, origin + first, origin + committed, s.keys, s.scores + first, kScoreStride);
-  }
-  if (has_path) score_keys<T>(a, a.prefix, a.prefix + a.tree_rows, s.keys, s.tree_scores, kMaxTreeRows);
+  if (first < committed) score_keys<T>(a, origin + first, committed - first, s.scores + first, kScoreStride);
+  if (has_path) score_keys<T>(a, a.prefix, a.tree_rows, s.tree_scores, kRun);
 
   for (int r = 0; r < a.rows; ++r) {
     float* scores = s.scores + r * kScoreStride;
     const int keys = range[r].end - range[r].begin;
-    for_path_keys(a, r, range[r], [&](int offset, int row) { scores[offset] = s.tree_scores[r * kMaxTreeRows + row]; });
-    a.max[r] = max_of(scores + range[r].begin, keys);
+    for_path_keys(a, r, range[r], [&](int offset, int row) { scores[offset] = s.tree_scores[r * kRun + row]; });
+    a.max[r] = scale_to_max(scores + range[r].begin, keys, a.scale);
     a.sum[r] = exp_in_place(scores + range[r].begin, keys, a.max[r]);
     memset(a.acc + r * a.E4, 0, a.E4 * sizeof(float));
   }
 
-  for (int from = first; from < committed; from += kValueBlock) {
-    const int to = from + kValueBlock < committed ? from + kValueBlock : committed;
-    convert_values(static_cast<const T*>(a.v) + (origin + from) * a.E, a.E, a.E4, to - from, s.values);
-    add_committed(a, range, s, from, to);
+  if (first < committed) {
+    convert_values(static_cast<const T*>(a.v) + (origin + first) * a.E, a.E, a.E4, committed - first, s.values);
+    add_committed(a, range, s, first, committed);
   }
   if (!has_path) return;
   convert_values(static_cast<const T*>(a.v) + a.prefix * a.E, a.E, a.E4, a.tree_rows, s.values);

@@ -55,10 +55,11 @@ static void pack(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t
 }
 
 static void dot(const float* packed, DType x_dtype, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
-                float* out, int64_t out_stride) {
+                [[maybe_unused]] int64_t O_next, float* out, int64_t out_stride) {
   if (is_half(x_dtype, w_dtype)) {
 #if defined(PSPEC_HALF_DOTS)
-    dot_half(reinterpret_cast<const uint16_t*>(packed), R, static_cast<const uint16_t*>(w), O, I, out, out_stride);
+    dot_half(reinterpret_cast<const uint16_t*>(packed), R, static_cast<const uint16_t*>(w), O, I, O_next, out,
+             out_stride);
 #endif
   } else if (w_dtype == DType::kBFloat16) {
     dot_typed(packed, row_stride(I), R, static_cast<const uint16_t*>(w), O, I, out, out_stride);

@@ -20,7 +20,6 @@ constexpr int kTileRows = 16;       // weight rows, or activation rows, of a til
 constexpr int kTileDepth = 32;      // elements of I of a tile
 constexpr int kTileSize = 16 * 32;  // elements of a tile
 constexpr int64_t kTileRowBytes = 64;
-constexpr int kGroup = 4 * kTileRows;  // weight rows handled together
 
 // The kernel grants a process the large register state on request, once for all its threads.
 static bool tiles_granted() {
@@ -53,26 +52,6 @@ struct TileScope {
 
 static int64_t tile_count(int64_t n, int64_t per_tile) { return (n + per_tile - 1) / per_tile; }
 
-// One level of a transposition: exchanges the off-diagonal H x H blocks of each 2H x 2H block.
-template <int H, int... I>
-static inline void transpose_level(Vec* rows, std::integer_sequence<int, I...>) {
-  for (int i = 0; i < kTileRows; ++i) {
-    if (i & H) continue;
-    const Vec a = rows[i], b = rows[i + H];
-    rows[i] = pick(a, b, std::integer_sequence<int, ((I & H) ? (I ^ H) + kLanes : I)...>());
-    rows[i + H] = pick(a, b, std::integer_sequence<int, ((I & H) ? I + kLanes : (I ^ H))...>());
-  }
-}
-
-// Rows of 16 four-byte elements become columns.
-static inline void transpose(Vec* rows) {
-  constexpr auto kAll = std::make_integer_sequence<int, kLanes>();
-  transpose_level<8>(rows, kAll);
-  transpose_level<4>(rows, kAll);
-  transpose_level<2>(rows, kAll);
-  transpose_level<1>(rows, kAll);
-}
-
 static int64_t packed_halves(int64_t R, int64_t I) { return round_up(R, kTileRows) * round_up(I, kTileDepth); }
 
 // Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded.
@@ -100,11 +79,8 @@ struct TileSource {
 };
 
 // Weight rows w[0 .. rows) at element i, ready for a tile load: in place, or, cut off by the end of the matrix, copied
-// to `stage` and padded with zeros. Also fetches the next kilobyte of the group after this one into L2: tiles read rows
-// side by side, which the hardware does not foresee, but the groups follow each other in memory.
-static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I, uint16_t* stage,
-                                     const char*& ahead) {
-  for (int line = 0; line < kTileRows; ++line, ahead += kTileRowBytes) __builtin_prefetch(ahead, 0, 2);
+// to `stage` and padded with zeros.
+static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I, uint16_t* stage) {
   if (rows >= kTileRows && i + kTileDepth <= I) {
     return {w + i, static_cast<int64_t>(I * sizeof(uint16_t))};
   }
@@ -117,64 +93,64 @@ static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i,
   return {stage, kTileRowBytes};
 }
 
+// Weights on their way into L2. A tile reads 16 rows side by side, which the hardware does not foresee; the rows
+// themselves follow each other in memory, and are fetched in that order, a kilobyte for each tile that is used.
+struct Ahead {
+  static constexpr int64_t kBytes = 64 << 10;
+  const char* next;
+  const char* end;
+
+  Ahead(const uint16_t* w, const uint16_t* end) : next(reinterpret_cast<const char*>(w) + kBytes),
+                                                  end(reinterpret_cast<const char*>(end)) {}
+  void fetch_tile() {
+    if (next >= end) return;
+    for (int line = 0; line < kTileRows; ++line, next += kTileRowBytes) __builtin_prefetch(next, 0, 2);
+  }
+};
+
 using TileSums = float[kTileRows][kTileRows];  // [weight row][activation row]
 
-// The intrinsics name registers by literal digits, hence macros. Four sums at a time hide the unit's latency.
-#define PSPEC_ZERO_SUMS() \
-  _tile_zero(0);          \
-  _tile_zero(1);          \
-  _tile_zero(2);          \
-  _tile_zero(3)
-#define PSPEC_STORE_SUMS()                 \
-  _tile_stored(0, sums[0], kTileRowBytes); \
-  _tile_stored(1, sums[1], kTileRowBytes); \
-  _tile_stored(2, sums[2], kTileRowBytes); \
-  _tile_stored(3, sums[3], kTileRowBytes)
-#define PSPEC_LOAD_WEIGHTS(reg, first)                                                       \
-  do {                                                                                       \
-    const TileSource source = weight_tile(w + (first) * I, O - (first), i, I, stage, ahead); \
-    _tile_loadd(reg, source.data, source.stride);                                            \
-  } while (false)
-
-// 64 weight rows x 16 activation rows.
-static void dot_4x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, TileSums* sums) {
+// 16 weight rows x 16 activation rows. The intrinsics name registers by literal digits.
+static void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, Ahead& ahead, TileSums* sums) {
   alignas(64) uint16_t stage[kTileSize];
-  const char* ahead = reinterpret_cast<const char*>(w + kGroup * I);
-  PSPEC_ZERO_SUMS();
+  _tile_zero(0);
   for (int64_t i = 0; i < I; i += kTileDepth, x += kTileSize) {
+    const TileSource source = weight_tile(w, O, i, I, stage);
     _tile_loadd(4, x, kTileRowBytes);
-    PSPEC_LOAD_WEIGHTS(5, 0);
-    _tile_dpbf16ps(0, 5, 4);
-    PSPEC_LOAD_WEIGHTS(6, 16);
-    _tile_dpbf16ps(1, 6, 4);
-    PSPEC_LOAD_WEIGHTS(7, 32);
-    _tile_dpbf16ps(2, 7, 4);
-    PSPEC_LOAD_WEIGHTS(5, 48);
-    _tile_dpbf16ps(3, 5, 4);
+    _tile_loadd(6, source.data, source.stride);
+    _tile_dpbf16ps(0, 6, 4);
+    ahead.fetch_tile();
   }
-  PSPEC_STORE_SUMS();
+  _tile_stored(0, sums[0], kTileRowBytes);
 }
 
 // 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1.
-static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, TileSums* sums) {
+static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, Ahead& ahead,
+                    TileSums* sums) {
   alignas(64) uint16_t stage[kTileSize];
-  const char* ahead = reinterpret_cast<const char*>(w + kGroup * I);
-  PSPEC_ZERO_SUMS();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
   for (int64_t i = 0; i < I; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
+    const TileSource low = weight_tile(w, O, i, I, stage);
+    _tile_loadd(6, low.data, low.stride);
     _tile_loadd(4, x0, kTileRowBytes);
-    _tile_loadd(5, x1, kTileRowBytes);
-    PSPEC_LOAD_WEIGHTS(6, 0);
     _tile_dpbf16ps(0, 6, 4);
+    _tile_loadd(5, x1, kTileRowBytes);
     _tile_dpbf16ps(2, 6, 5);
-    PSPEC_LOAD_WEIGHTS(7, 16);
+    ahead.fetch_tile();
+    const TileSource high = weight_tile(w + kTileRows * I, O - kTileRows, i, I, stage);
+    _tile_loadd(7, high.data, high.stride);
     _tile_dpbf16ps(1, 7, 4);
     _tile_dpbf16ps(3, 7, 5);
+    ahead.fetch_tile();
   }
-  PSPEC_STORE_SUMS();
+  _tile_stored(0, sums[0], kTileRowBytes);
+  _tile_stored(1, sums[1], kTileRowBytes);
+  _tile_stored(2, sums[2], kTileRowBytes);
+  _tile_stored(3, sums[3], kTileRowBytes);
 }
-#undef PSPEC_LOAD_WEIGHTS
-#undef PSPEC_STORE_SUMS
-#undef PSPEC_ZERO_SUMS
 
 // out[r * out_stride + o] = sums[o][r] for up to 16 activation rows and 16 weight rows.
 static void store_tile(const TileSums& sums, int64_t R, int64_t O, float* out, int64_t out_stride) {
@@ -197,26 +173,27 @@ static void store_tiles(const TileSums* sums, int64_t R, int64_t O, float* out, 
 }
 
 // As Kernels::dot, of activations packed by pack_half.
-static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, float* out,
-                      int64_t out_stride) {
+static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, int64_t O_next, float* out,
+                     int64_t out_stride) {
   const TileScope tiles;
   const int64_t block = tile_count(I, kTileDepth) * kTileSize;  // packed elements of 16 activation rows
+  const uint16_t* end = w + (O + O_next) * I;
   alignas(64) TileSums sums[4];
-  for (int64_t o = 0; o < O; o += kGroup) {
-    const int64_t width = O - o < kGroup ? O - o : kGroup;
+  for (int64_t o = 0; o < O; o += 2 * kTileRows) {
+    const int64_t width = O - o < 2 * kTileRows ? O - o : 2 * kTileRows;
+    const uint16_t* rows = w + o * I;
+    Ahead ahead(rows, end);
     int64_t r = 0;
     for (; r + kTileRows < R; r += 2 * kTileRows) {
-      for (int64_t half = 0; half < width; half += 2 * kTileRows) {
-        const int64_t columns = width - half < 2 * kTileRows ? width - half : 2 * kTileRows;
-        const uint16_t* x0 = x + r / kTileRows * block;
-        dot_2x2(w + (o + half) * I, columns, I, x0, x0 + block, sums);
-        store_tiles(sums, R - r, columns, out + r * out_stride + o + half, out_stride);
-        store_tiles(sums + 2, R - r - kTileRows, columns, out + (r + kTileRows) * out_stride + o + half, out_stride);
-      }
-    }
-    if (r < R) {
-      dot_4x1(w + o * I, width, I, x + r / kTileRows * block, sums);
+      const uint16_t* x0 = x + r / kTileRows * block;
+      dot_2x2(rows, width, I, x0, x0 + block, ahead, sums);
       store_tiles(sums, R - r, width, out + r * out_stride + o, out_stride);
+      store_tiles(sums + 2, R - r - kTileRows, width, out + (r + kTileRows) * out_stride + o, out_stride);
+      ahead.next = ahead.end;  // fetched once
+    }
+    for (int64_t half = 0; r < R && half < width; half += kTileRows) {
+      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, ahead, sums);
+      store_tile(sums[0], R - r, width - half, out + r * out_stride + o + half, out_stride);
     }
   }
 }

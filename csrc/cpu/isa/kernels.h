@@ -10,7 +10,8 @@
 
 namespace pspec {
 
-constexpr int kRun = 256;           // logical positions per attention run; also vocabulary rows per head tile
+constexpr int kRun = 64;            // logical positions per attention run
+constexpr int kHeadTile = 256;      // vocabulary rows per tile of the head
 constexpr int kMaxTreeRows = 64;    // one bit per node in an ancestor word
 constexpr int kMaxAttendRows = 64;  // query rows per AttendRun
 constexpr int64_t kRowAlign = 16;   // floats; rows of fp32 scratch are padded to this
@@ -20,12 +21,13 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 
 // One run of one group of query rows that share a KV head. E4 = E rounded up to kRowAlign.
 struct AttendRun {
-  const float* q;        // [rows, E4] fp32, already scaled, zero padded
+  const float* q;        // [rows, E] packed by Kernels::pack
   const void* k;         // [S, E] cache of this (slot, KV head)
   const void* v;         // [S, E]
   DType dtype;
   int64_t E, E4;
   int rows;              // at most kMaxAttendRows
+  float scale;           // of q k
   const uint64_t* words;  // [rows] ancestor word of each row
   int64_t prefix;        // committed keys
   int tree_rows;         // scratch rows that exist after the prefix
@@ -76,9 +78,9 @@ struct Kernels {
   int64_t (*packed_floats)(int64_t R, int64_t I);
   void (*pack)(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t I, float* packed);
   // out[r * out_stride + o] = dot(x[r], w[o]) in fp32, w: [O, I]. A dot's order of operations depends on I and the two
-  // dtypes alone.
+  // dtypes alone. O_next: weight rows after these that the same thread will ask for next, worth fetching ahead.
   void (*dot)(const float* packed, DType x_dtype, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
-              float* out, int64_t out_stride);
+              int64_t O_next, float* out, int64_t out_stride);
   void (*attend_run)(const AttendRun& run);
   // Folds `runs` partial results of one row, `stride` rows apart, in order; out: [E4] normalized.
   void (*fold_runs)(const float* max, const float* sum, const float* acc, int64_t runs, int64_t stride, int64_t E4,
@@ -106,9 +108,7 @@ struct Kernels {
 };
 
 // Floats of AttendRun::scratch, enough for every instruction set (see Scratch in attend.h).
-constexpr int64_t attend_scratch(int64_t rows, int64_t E4) {
-  return E4 * 2 * 16 + 64 * E4 + rows * (kRun + 16) + rows * kMaxTreeRows;
-}
+constexpr int64_t attend_scratch(int64_t rows, int64_t E4) { return kRun * E4 + rows * (2 * kRun + 16); }
 
 // The table of the active instruction set: PSPEC_CPU_ISA if set through set_isa(), else the best this CPU has.
 const Kernels& kernels();

@@ -195,10 +195,33 @@ static inline Vec sum_lanes_of(Vec* v) {
 
 static inline float sum_lanes(Vec v) { return sum_lanes_of<1>(&v)[0]; }
 
-static inline float max_lanes(Vec v) {
-  float best = v[0];
-  for (int i = 1; i < kLanes; ++i) best = v[i] > best ? v[i] : best;
-  return best;
+template <int H = kLanes / 2, int... I>
+static inline float max_lanes(Vec v, std::integer_sequence<int, I...> all) {
+  v = max(v, pick(v, v, std::integer_sequence<int, (I ^ H)...>()));
+  if constexpr (H == 1) {
+    return v[0];
+  } else {
+    return max_lanes<H / 2>(v, all);
+  }
+}
+static inline float max_lanes(Vec v) { return max_lanes(v, std::make_integer_sequence<int, kLanes>()); }
+
+// One level of a transposition: exchanges the off-diagonal H x H blocks of each 2H x 2H block.
+template <int H, int... I>
+static inline void transpose_level(Vec* rows, std::integer_sequence<int, I...>) {
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & H) continue;
+    const Vec a = rows[i], b = rows[i + H];
+    rows[i] = pick(a, b, std::integer_sequence<int, ((I & H) ? (I ^ H) + kLanes : I)...>());
+    rows[i + H] = pick(a, b, std::integer_sequence<int, ((I & H) ? I + kLanes : (I ^ H))...>());
+  }
+}
+
+// kLanes rows of four-byte elements become columns.
+template <int H = kLanes / 2>
+static inline void transpose(Vec* rows) {
+  transpose_level<H>(rows, std::make_integer_sequence<int, kLanes>());
+  if constexpr (H > 1) transpose<H / 2>(rows);
 }
 
 // exp for x <= 0 (softmax after subtracting the maximum), exp(0) = 1 exactly, 0 below -87.3.

@@ -16,6 +16,19 @@ static float max_of(const float* values, int64_t n) {
   return result;
 }
 
+// Multiplies the values by `scale` and returns the largest product; room up to a multiple of kLanes.
+static float scale_to_max(float* values, int64_t n, float scale) {
+  const float lowest = -__builtin_huge_valf();
+  for (int64_t i = n; i % kLanes != 0; ++i) values[i] = lowest;
+  Vec best = splat(lowest);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec v = load(values + i) * splat(scale);
+    store(values + i, v);
+    best = max(v, best);
+  }
+  return max_lanes(best);
+}
+
 // Replaces scores by exp(score - max) and returns their sum: lane i sums elements i, i + kLanes, ... `values` has
 // room up to a multiple of kLanes.
 static float exp_in_place(float* values, int64_t n, float max) {
