@@ -41,11 +41,12 @@ int64_t count_runs(const TreeAttentionParams& p) {
   return (longest + p.N + kRun - 1) / kRun;
 }
 
-// Rows per task: all of a group's rows, so that keys are converted once for them, unless threads would stay idle.
+// Rows per task: as many of a group's rows as possible, so that keys are read once for them, unless threads would stay
+// idle.
 int64_t choose_block(int64_t rows, int64_t tasks_per_block) {
-  const int64_t wanted = num_threads();
-  const int64_t blocks = std::min(rows, (wanted + tasks_per_block - 1) / tasks_per_block);
-  return std::min<int64_t>(kMaxAttendRows, (rows + blocks - 1) / blocks);
+  const int64_t for_threads = std::min(rows, (num_threads() + tasks_per_block - 1) / tasks_per_block);
+  const int64_t blocks = std::max(for_threads, (rows + kMaxAttendRows - 1) / kMaxAttendRows);
+  return (rows + blocks - 1) / blocks;
 }
 
 // Query rows of each block, side by side, packed for dot products.

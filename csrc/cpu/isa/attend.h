@@ -121,19 +121,43 @@ static void add_committed(const AttendRun& a, const RowRange* range, const Scrat
   });
 }
 
-// Calls visit(offset in the run, scratch row) for the row's path keys that fall into the run, in order.
-template <typename Visit>
-static void for_path_keys(const AttendRun& a, int row, const RowRange& range, Visit visit) {
-  int64_t offset = a.prefix - a.run * kRun;
-  for (uint64_t left = a.words[row]; left != 0; left &= left - 1, ++offset) {
-    if (offset >= range.tree_begin && offset < range.end) visit(static_cast<int>(offset), __builtin_ctzll(left));
+// The scratch rows of the row's path keys that fall into the run, in order: offsets tree_begin .. end-1.
+struct Path {
+  int count;
+  uint8_t row[kMaxTreeRows];
+};
+
+static void find_path(const AttendRun& a, int row, const RowRange& range, Path& path) {
+  path.count = range.end - range.tree_begin;
+  if (path.count == 0) return;
+  uint64_t left = a.words[row];
+  for (int64_t skip = a.run * kRun + range.tree_begin - a.prefix; skip > 0; --skip) left &= left - 1;
+  for (int i = 0; i < path.count; ++i, left &= left - 1) path.row[i] = static_cast<uint8_t>(__builtin_ctzll(left));
+}
+
+// acc[:] += p[i] * values[path.row[i]][:], ascending.
+template <int EV>
+static void add_path(const float* p, const float* values, const Path& path, int64_t E4, float* acc) {
+  Vec sum[EV];
+  for (int e = 0; e < EV; ++e) sum[e] = load(acc + e * kLanes);
+  for (int i = 0; i < path.count; ++i) {
+    const float* value = values + path.row[i] * E4;
+    for (int e = 0; e < EV; ++e) sum[e] = fma(splat(p[i]), load(value + e * kLanes), sum[e]);
   }
+  for (int e = 0; e < EV; ++e) store(acc + e * kLanes, sum[e]);
+}
+
+static void add_path(const float* p, const float* values, const Path& path, int64_t E4, float* acc) {
+  int64_t e = 0;
+  for (; e + 4 * kLanes <= E4; e += 4 * kLanes) add_path<4>(p, values + e, path, E4, acc + e);
+  for (; e < E4; e += kLanes) add_path<1>(p, values + e, path, E4, acc + e);
 }
 
 template <typename T>
 static void attend_typed(const AttendRun& a) {
   const Scratch s = carve(a);
   RowRange range[kMaxAttendRows];
+  Path path[kMaxAttendRows];
   int first = kRun, committed = 0;  // hull of the committed keys that any row attends to
   bool has_path = false;
   for (int r = 0; r < a.rows; ++r) {
@@ -142,7 +166,8 @@ static void attend_typed(const AttendRun& a) {
       first = range[r].begin < first ? range[r].begin : first;
       committed = range[r].tree_begin > committed ? range[r].tree_begin : committed;
     }
-    has_path |= range[r].tree_begin < range[r].end;
+    find_path(a, r, range[r], path[r]);
+    has_path |= path[r].count > 0;
   }
 
   const int64_t origin = a.run * kRun;
@@ -152,7 +177,7 @@ static void attend_typed(const AttendRun& a) {
   for (int r = 0; r < a.rows; ++r) {
     float* scores = s.scores + r * kScoreStride;
     const int keys = range[r].end - range[r].begin;
-    for_path_keys(a, r, range[r], [&](int offset, int row) { scores[offset] = s.tree_scores[r * kRun + row]; });
+    for (int i = 0; i < path[r].count; ++i) scores[range[r].tree_begin + i] = s.tree_scores[r * kRun + path[r].row[i]];
     a.max[r] = scale_to_max(scores + range[r].begin, keys, a.scale);
     a.sum[r] = exp_in_place(scores + range[r].begin, keys, a.max[r]);
     memset(a.acc + r * a.E4, 0, a.E4 * sizeof(float));
@@ -165,9 +190,7 @@ static void attend_typed(const AttendRun& a) {
   if (!has_path) return;
   convert_values(static_cast<const T*>(a.v) + a.prefix * a.E, a.E, a.E4, a.tree_rows, s.values);
   for (int r = 0; r < a.rows; ++r) {
-    for_path_keys(a, r, range[r], [&](int offset, int row) {
-      add_values<1>(s.scores + r * kScoreStride, s.values + row * a.E4, offset, offset + 1, a.E4, a.acc + r * a.E4);
-    });
+    add_path(s.scores + r * kScoreStride + range[r].tree_begin, s.values, path[r], a.E4, a.acc + r * a.E4);
   }
 }
 

@@ -11,6 +11,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -30,7 +32,8 @@ static bool tiles_granted() {
 // GCC does not know that the tile intrinsics read memory.
 static inline void finish_stores() { asm volatile("" ::: "memory"); }
 
-// All eight tile registers, full size; released at the end so that the thread's state stays small.
+// The tile registers in use, 0-3 sums, 4-5 activations, 6-7 weights; released at the end so that the thread's state
+// stays small. `columns` of the first two kinds are activation rows.
 struct TileScope {
   struct alignas(64) Config {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -38,10 +41,10 @@ struct TileScope {
     uint8_t rows[16] = {};
   };
 
-  TileScope() {
+  explicit TileScope(int columns) {
     Config config;
     for (int t = 0; t < 8; ++t) {
-      config.row_bytes[t] = kTileRowBytes;
+      config.row_bytes[t] = static_cast<uint16_t>(t < 6 ? columns * sizeof(float) : kTileRowBytes);
       config.rows[t] = kTileRows;
     }
     finish_stores();
@@ -54,8 +57,14 @@ static int64_t tile_count(int64_t n, int64_t per_tile) { return (n + per_tile - 
 
 static int64_t packed_halves(int64_t R, int64_t I) { return round_up(R, kTileRows) * round_up(I, kTileDepth); }
 
-// Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded.
+// Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded. One row alone stays
+// as it is: tiles of one column.
 static void pack_half(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
+  if (R == 1) {
+    memcpy(tiles, x, I * sizeof(uint16_t));
+    memset(tiles + I, 0, (round_up(I, kTileDepth) - I) * sizeof(uint16_t));
+    return;
+  }
   for (int64_t first = 0; first < R; first += kTileRows) {
     for (int64_t i = 0; i < I; i += kTileDepth, tiles += kTileSize) {
       Vec pairs[kTileRows] = {};  // pairs[r]: 16 pairs of row r, moved as if they were floats
@@ -73,25 +82,19 @@ static void pack_half(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) 
   }
 }
 
-struct TileSource {
-  const void* data;
-  int64_t stride;  // bytes
-};
-
-// Weight rows w[0 .. rows) at element i, ready for a tile load: in place, or, cut off by the end of the matrix, copied
-// to `stage` and padded with zeros.
-static inline TileSource weight_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I, uint16_t* stage) {
-  if (rows >= kTileRows && i + kTileDepth <= I) {
-    return {w + i, static_cast<int64_t>(I * sizeof(uint16_t))};
-  }
+// A tile cut off by the end of the matrix: weight rows w[0 .. rows) from element i on, padded with zeros.
+__attribute__((noinline)) static void stage_tile(const uint16_t* w, int64_t rows, int64_t i, int64_t I,
+                                                 uint16_t* stage) {
   memset(stage, 0, kTileSize * sizeof(uint16_t));
   const int64_t width = I - i < kTileDepth ? I - i : kTileDepth;
   for (int64_t r = 0; r < rows && r < kTileRows; ++r) {
     memcpy(stage + r * kTileDepth, w + r * I + i, width * sizeof(uint16_t));
   }
   finish_stores();
-  return {stage, kTileRowBytes};
 }
+
+// How far along I tiles of these weight rows can be loaded where they lie.
+static int64_t whole_tiles(int64_t rows, int64_t I) { return rows < kTileRows ? 0 : I - I % kTileDepth; }
 
 // Weights on their way into L2. A tile reads 16 rows side by side, which the hardware does not foresee; the rows
 // themselves follow each other in memory, and are fetched in that order, a kilobyte for each tile that is used.
@@ -102,6 +105,12 @@ struct Ahead {
 
   Ahead(const uint16_t* w, const uint16_t* end) : next(reinterpret_cast<const char*>(w) + kBytes),
                                                   end(reinterpret_cast<const char*>(end)) {}
+  Ahead skip(int64_t elements) const {
+    Ahead later = *this;
+    later.next += elements * sizeof(uint16_t);
+    return later;
+  }
+
   void fetch_tile() {
     if (next >= end) return;
     for (int line = 0; line < kTileRows; ++line, next += kTileRowBytes) __builtin_prefetch(next, 0, 2);
@@ -110,41 +119,62 @@ struct Ahead {
 
 using TileSums = float[kTileRows][kTileRows];  // [weight row][activation row]
 
-// 16 weight rows x 16 activation rows. The intrinsics name registers by literal digits.
-static void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, Ahead& ahead, TileSums* sums) {
-  alignas(64) uint16_t stage[kTileSize];
+// 16 weight rows x up to 16 activation rows, in tiles of `columns`. The intrinsics name registers by literal digits.
+static inline void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, int columns, Ahead& ahead,
+                           float* sums) {
+  const int64_t x_stride = columns * static_cast<int64_t>(sizeof(float));
+  const int64_t w_stride = I * static_cast<int64_t>(sizeof(uint16_t)), whole = whole_tiles(O, I);
   _tile_zero(0);
-  for (int64_t i = 0; i < I; i += kTileDepth, x += kTileSize) {
-    const TileSource source = weight_tile(w, O, i, I, stage);
-    _tile_loadd(4, x, kTileRowBytes);
-    _tile_loadd(6, source.data, source.stride);
-    _tile_dpbf16ps(0, 6, 4);
+  int64_t i = 0;
+  for (; i < whole; i += kTileDepth, x += kTileDepth * columns) {
+    _tile_loadd(6, w + i, w_stride);
     ahead.fetch_tile();
+    _tile_loadd(4, x, x_stride);
+    _tile_dpbf16ps(0, 6, 4);
   }
-  _tile_stored(0, sums[0], kTileRowBytes);
+  alignas(64) uint16_t stage[kTileSize];
+  for (; i < I; i += kTileDepth, x += kTileDepth * columns) {
+    stage_tile(w, O, i, I, stage);
+    _tile_loadd(6, stage, kTileRowBytes);
+    _tile_loadd(4, x, x_stride);
+    _tile_dpbf16ps(0, 6, 4);
+  }
+  _tile_stored(0, sums, x_stride);
 }
 
 // 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1.
 static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, Ahead& ahead,
                     TileSums* sums) {
-  alignas(64) uint16_t stage[kTileSize];
+  const int64_t w_stride = I * static_cast<int64_t>(sizeof(uint16_t)), whole = whole_tiles(O - kTileRows, I);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t i = 0; i < I; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
-    const TileSource low = weight_tile(w, O, i, I, stage);
-    _tile_loadd(6, low.data, low.stride);
+  int64_t i = 0;
+  for (; i < whole; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
+    _tile_loadd(6, w + i, w_stride);
+    ahead.fetch_tile();
     _tile_loadd(4, x0, kTileRowBytes);
     _tile_dpbf16ps(0, 6, 4);
     _tile_loadd(5, x1, kTileRowBytes);
     _tile_dpbf16ps(2, 6, 5);
+    _tile_loadd(7, w + kTileRows * I + i, w_stride);
     ahead.fetch_tile();
-    const TileSource high = weight_tile(w + kTileRows * I, O - kTileRows, i, I, stage);
-    _tile_loadd(7, high.data, high.stride);
     _tile_dpbf16ps(1, 7, 4);
     _tile_dpbf16ps(3, 7, 5);
-    ahead.fetch_tile();
+  }
+  alignas(64) uint16_t low[kTileSize], high[kTileSize];
+  for (; i < I; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
+    stage_tile(w, O, i, I, low);
+    stage_tile(w + kTileRows * I, O - kTileRows, i, I, high);
+    _tile_loadd(6, low, kTileRowBytes);
+    _tile_loadd(7, high, kTileRowBytes);
+    _tile_loadd(4, x0, kTileRowBytes);
+    _tile_loadd(5, x1, kTileRowBytes);
+    _tile_dpbf16ps(0, 6, 4);
+    _tile_dpbf16ps(1, 7, 4);
+    _tile_dpbf16ps(2, 6, 5);
+    _tile_dpbf16ps(3, 7, 5);
   }
   _tile_stored(0, sums[0], kTileRowBytes);
   _tile_stored(1, sums[1], kTileRowBytes);
@@ -167,35 +197,65 @@ static void store_tile(const TileSums& sums, int64_t R, int64_t O, float* out, i
   }
 }
 
-// The same for O weight rows in consecutive tiles.
-static void store_tiles(const TileSums* sums, int64_t R, int64_t O, float* out, int64_t out_stride) {
-  for (int64_t o = 0; o < O; o += kTileRows) store_tile(sums[o / kTileRows], R, O - o, out + o, out_stride);
+// Sums on their way to the output: O weight rows in one or two tiles, for up to 16 activation rows, or 32 in two
+// further tiles.
+struct Finished {
+  const TileSums* sums;
+  int64_t R, O;
+  float* out;
+  int64_t out_stride;
+
+  void store() const {
+    for (int64_t r = 0; r < R && r < 2 * kTileRows; r += kTileRows) {
+      for (int64_t o = 0; o < O; o += kTileRows) {
+        store_tile(sums[r / kTileRows * 2 + o / kTileRows], R - r, O - o, out + r * out_stride + o, out_stride);
+      }
+    }
+  }
+};
+
+// One activation row: the sums of a tile are 16 outputs side by side.
+static void dot_row(const uint16_t* x, const uint16_t* w, int64_t O, int64_t I, Ahead ahead, float* out) {
+  const TileScope tiles(1);
+  int64_t o = 0;
+  for (; o + kTileRows <= O; o += kTileRows) dot_1x1(w + o * I, kTileRows, I, x, 1, ahead, out + o);
+  if (o == O) return;
+  float sums[kTileRows];
+  dot_1x1(w + o * I, O - o, I, x, 1, ahead, sums);
+  memcpy(out + o, sums, (O - o) * sizeof(float));
 }
 
 // As Kernels::dot, of activations packed by pack_half.
 static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, int64_t O_next, float* out,
                      int64_t out_stride) {
-  const TileScope tiles;
+  Ahead ahead(w, w + (O + O_next) * I);
+  if (R == 1) return dot_row(x, w, O, I, ahead, out);
+  const TileScope tiles(kTileRows);
   const int64_t block = tile_count(I, kTileDepth) * kTileSize;  // packed elements of 16 activation rows
-  const uint16_t* end = w + (O + O_next) * I;
-  alignas(64) TileSums sums[4];
+  // Tiles take long to arrive in memory: they are turned round one step late, while the next ones are summed.
+  alignas(64) TileSums sums[2][4];
+  Finished finished = {nullptr, 0, 0, nullptr, out_stride};
+  int turn = 0;
   for (int64_t o = 0; o < O; o += 2 * kTileRows) {
     const int64_t width = O - o < 2 * kTileRows ? O - o : 2 * kTileRows;
     const uint16_t* rows = w + o * I;
-    Ahead ahead(rows, end);
+    Ahead once = ahead.skip(o * I);
     int64_t r = 0;
-    for (; r + kTileRows < R; r += 2 * kTileRows) {
+    for (; r + kTileRows < R; r += 2 * kTileRows, turn ^= 1) {
       const uint16_t* x0 = x + r / kTileRows * block;
-      dot_2x2(rows, width, I, x0, x0 + block, ahead, sums);
-      store_tiles(sums, R - r, width, out + r * out_stride + o, out_stride);
-      store_tiles(sums + 2, R - r - kTileRows, width, out + (r + kTileRows) * out_stride + o, out_stride);
-      ahead.next = ahead.end;  // fetched once
+      dot_2x2(rows, width, I, x0, x0 + block, once, sums[turn]);
+      once.next = once.end;
+      finished.store();
+      finished = {sums[turn], R - r, width, out + r * out_stride + o, out_stride};
     }
-    for (int64_t half = 0; r < R && half < width; half += kTileRows) {
-      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, ahead, sums);
-      store_tile(sums[0], R - r, width - half, out + r * out_stride + o + half, out_stride);
+    if (r == R) continue;
+    for (int64_t half = 0; half < width; half += kTileRows, turn ^= 1) {
+      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, kTileRows, once, sums[turn][0][0]);
+      finished.store();
+      finished = {sums[turn], R - r, std::min<int64_t>(width - half, kTileRows), out + r * out_stride + o + half, out_stride};
     }
   }
+  finished.store();
 }
 
 }  // namespace pspec::PSPEC_ISA

@@ -10,7 +10,7 @@
 
 namespace pspec {
 
-constexpr int kRun = 64;            // logical positions per attention run
+constexpr int kRun = 128;           // logical positions per attention run
 constexpr int kHeadTile = 256;      // vocabulary rows per tile of the head
 constexpr int kMaxTreeRows = 64;    // one bit per node in an ancestor word
 constexpr int kMaxAttendRows = 64;  // query rows per AttendRun
