@@ -13,10 +13,14 @@ enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
 
 struct LinearParams {
   const void* x;     // [R, I] x_dtype
-  const void* w;     // [O, I] w_dtype
-  const void* bias;  // [O] w_dtype, or null
-  void* out;         // [R, O] out_dtype
+  const void* w;     // [O, I] w_dtype; gated: [2 * O, I], the gate's rows first
+  const void* bias;  // [rows of w] w_dtype, or null
+  const void* norm;  // [I] x_dtype, weight of an RMS norm of x before the product; null: none
+  void* out;         // [R, O] out_dtype; add: in and out
   int64_t R, I, O;
+  float eps;         // of the norm
+  bool gated;        // out = silu(gate) * up
+  bool add;          // out += instead of out =
   DType x_dtype, w_dtype, out_dtype;
 };
 

@@ -2,7 +2,21 @@
 # codes (0 float32, 1 bfloat16) as in csrc/params.h. Call these through pspec_rt.ops, which checks the shapes.
 
 def linear(
-    x: int, w: int, bias: int, out: int, R: int, I: int, O: int, x_dtype: int, w_dtype: int, out_dtype: int, /
+    x: int,
+    w: int,
+    bias: int,
+    norm: int,
+    out: int,
+    R: int,
+    I: int,
+    O: int,
+    eps: float,
+    gated: bool,
+    add: bool,
+    x_dtype: int,
+    w_dtype: int,
+    out_dtype: int,
+    /,
 ) -> None: ...
 def tree_attention(
     q: int,

@@ -37,7 +37,7 @@ def linear(x_RI: Tensor, w_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
     out_RO = torch.full((R, O), float("nan"))
     bias = 0 if bias_O is None else bias_O.data_ptr()
     codes = (CODE[x_RI.dtype], CODE[w_OI.dtype], 0)
-    _C.linear(x_RI.data_ptr(), w_OI.data_ptr(), bias, out_RO.data_ptr(), R, I, O, *codes)
+    _C.linear(x_RI.data_ptr(), w_OI.data_ptr(), bias, 0, out_RO.data_ptr(), R, I, O, 0.0, False, False, *codes)
     return out_RO
 
 

@@ -8,11 +8,12 @@ namespace {
 
 using Int = int64_t;
 
-void linear(Address x, Address w, Address bias, Address out, Int R, Int I, Int O, int x_dtype, int w_dtype,
-            int out_dtype) {
+void linear(Address x, Address w, Address bias, Address norm, Address out, Int R, Int I, Int O, float eps, bool gated,
+            bool add, int x_dtype, int w_dtype, int out_dtype) {
   check(R >= 0 && I > 0 && O >= 0, "linear: sizes must be positive");
-  launch("linear", cpu::linear, {pointer<void>(x), pointer<void>(w), pointer<void>(bias), pointer<void>(out), R, I, O, dtype(x_dtype),
-               dtype(w_dtype), dtype(out_dtype)});
+  if (R == 0) return;
+  launch("linear", cpu::linear, {pointer<void>(x), pointer<void>(w), pointer<void>(bias), pointer<void>(norm),
+               pointer<void>(out), R, I, O, eps, gated, add, dtype(x_dtype), dtype(w_dtype), dtype(out_dtype)});
 }
 
 void tree_attention(Address q, Address k, Address v, Address prefix, Address words, Address out, Int B, Int N, Int H,

@@ -34,7 +34,7 @@ void join(const DraftInputsParams& p, int64_t r, void* joined) {
 }
 
 void product(const DraftInputsParams& p, const void* x, const void* w, const void* bias, int64_t R, void* out) {
-  linear({x, w, bias, out, R, p.E + p.F, p.M, p.dtype, p.dtype, p.dtype});
+  linear({x, w, bias, nullptr, out, R, p.E + p.F, p.M, 0.0f, false, false, p.dtype, p.dtype, p.dtype});
 }
 
 // out[b, P + j] = masks[j] (+ the slot's anchor input)

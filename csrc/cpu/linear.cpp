@@ -7,38 +7,89 @@
 namespace pspec::cpu {
 namespace {
 
-constexpr int64_t kMaxChunk = 8192;  // output columns finished together, of one row; of many rows kGrain
-constexpr int64_t kGrain = 32;      // threads' shares are multiples of this
+constexpr int64_t kMaxChunk = 8192;  // output columns finished together, of one row; of many rows fewer
+constexpr int64_t kGrain = 32;       // threads' shares are multiples of this
 
 int64_t chunk_of(int64_t R) {
-  constexpr int64_t kChunkFloats = 8192;  // of a chunk's sums, which should stay in the nearest cache
+  constexpr int64_t kChunkFloats = 8192;  // of a chunk's sums, which should stay in a near cache
   return std::clamp(kChunkFloats / R / kGrain * kGrain, 2 * kGrain, kMaxChunk);
 }
 
-// out[r, o .. o + width) = round(dot + bias)
-void store_chunk(const LinearParams& p, int64_t o, int64_t width, float* dots, int64_t stride) {
-  float bias[kMaxChunk];
-  if (p.bias != nullptr) to_float(at(p.bias, p.w_dtype, o), p.w_dtype, width, bias);
+// The rows themselves, or RMS-normed into scratch.
+const void* normed(const LinearParams& p) {
+  if (p.norm == nullptr) return p.x;
+  void* rows = scratch(ScratchSlot::kWork, (p.R * p.I * size_of(p.x_dtype) + 3) / 4);
   for (int64_t r = 0; r < p.R; ++r) {
-    float* row = dots + r * stride;
-    for (int64_t i = 0; p.bias != nullptr && i < width; ++i) row[i] += bias[i];
-    from_float(row, width, p.out_dtype, at(p.out, p.out_dtype, r * p.O + o));
+    // Without an x to add, norm_row only reads the residual.
+    void* row = const_cast<void*>(at(p.x, p.x_dtype, r * p.I));
+    kernels().norm_row({nullptr, row, p.norm, at(rows, p.x_dtype, r * p.I), p.I, p.eps, p.x_dtype});
   }
+  return rows;
 }
+
+// Sums of some output columns on their way to the output; buffers of a thread, [columns] each.
+class Finish {
+ public:
+  static constexpr int64_t kBuffers = 4;
+
+  Finish(const LinearParams& p, int64_t columns, float* buffers)
+      : p_(p), fp32_(buffers), gate_(fp32_ + columns), up_(gate_ + columns), result_(up_ + columns) {}
+
+  // sums: [width] of row r, columns o ..; `up` those of the gate's partners.
+  void row(int64_t r, int64_t o, int64_t width, float* sums, float* up) {
+    void* out = at(p_.out, p_.out_dtype, r * p_.O + o);
+    void* result = p_.add ? result_ : out;
+    if (p_.gated) {
+      round(sums, o, width, gate_);
+      round(up, p_.O + o, width, up_);
+      kernels().silu_mul_row(gate_, up_, result, width, p_.out_dtype);
+    } else {
+      round(sums, o, width, result);
+    }
+    if (p_.add) add(result, width, out);
+  }
+
+ private:
+  // to = sums + bias of the weight rows from o on, in the output's dtype.
+  void round(float* sums, int64_t o, int64_t width, void* to) {
+    if (p_.bias != nullptr) {
+      to_float(at(p_.bias, p_.w_dtype, o), p_.w_dtype, width, fp32_);
+      kernels().add(sums, fp32_, width, sums);
+    }
+    from_float(sums, width, p_.out_dtype, to);
+  }
+
+  void add(const void* result, int64_t width, void* out) {
+    to_float(result, p_.out_dtype, width, gate_);
+    to_float(out, p_.out_dtype, width, up_);
+    kernels().add(gate_, up_, width, gate_);
+    from_float(gate_, width, p_.out_dtype, out);
+  }
+
+  const LinearParams& p_;
+  float* fp32_;
+  float *gate_, *up_, *result_;  // in the output's dtype, or fp32
+};
 
 }  // namespace
 
 void linear(const LinearParams& p) {
-  const float* x = pack_activations(p.x, p.x_dtype, p.w_dtype, p.R, p.I);
   // Threads share out the columns only: splitting the sum over I would make bits depend on the thread count.
   parallel_for(p.O, kGrain, [&](int64_t begin, int64_t end, int) {
+    // Each thread norms and packs all rows for itself: cheaper than waiting for one to do it.
+    const float* x = pack_activations(normed(p), p.x_dtype, p.w_dtype, p.R, p.I);
     const int64_t chunk = chunk_of(p.R);
-    float* dots = scratch(ScratchSlot::kOutputs, p.R * chunk);
+    float* sums = scratch(ScratchSlot::kOutputs, (2 * p.R + Finish::kBuffers) * chunk);
+    float* up = sums + p.R * chunk;
+    Finish finish(p, chunk, up + p.R * chunk);
     for (int64_t o = begin; o < end; o += chunk) {
-      const int64_t width = std::min(end - o, chunk);
-      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, o * p.I), p.w_dtype, width, p.I,
-                    end - o - width, dots, chunk);
-      store_chunk(p, o, width, dots, chunk);
+      const int64_t width = std::min(end - o, chunk), left = end - o - width;
+      auto dot = [&](int64_t first, float* to) {
+        kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, first * p.I), p.w_dtype, width, p.I, left, to, chunk);
+      };
+      dot(o, sums);
+      if (p.gated) dot(p.O + o, up);
+      for (int64_t r = 0; r < p.R; ++r) finish.row(r, o, width, sums + r * chunk, up + r * chunk);
     }
   });
 }

@@ -43,7 +43,7 @@ class Taps:
 
 
 NO_TAPS = Taps()
-_PASS_OPS = ("add_rms_norm", "linear", "rope_append", "tree_attention", "silu_mul", "store_tap")
+_PASS_OPS = ("add_rms_norm", "linear", "rope_append", "tree_attention", "store_tap")
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ class Stack:
 
     def _recordable(self, device_type: str) -> bool:
         """Whether a pass consists of native CPU launches alone."""
-        has_norms = all(layer.input_norm_M is not None for layer in self.layers)
-        return has_norms and all_native(_PASS_OPS, device_type)
+        return all_native(_PASS_OPS, device_type)
 
     def prefill(
         self, rows: Rows, start: int, slot: KVCache, *, norm_M: Tensor | None = None, taps: Taps = NO_TAPS
     ) -> Tensor:
-        """Run positions start..start+R-1 of one slot, causally, with library GEMM and attention.
+        """Run positions start..start+R-1 of one slot, causally: on a CPU with the kernels of `forward`, where a row's
+        bits do not depend on R, else with library GEMM and attention.
 
         Args:
             rows: workspace rows; `residual_RM` is the input and changes.
@@ -138,52 +138,65 @@ class Stack:
         assert start + R <= slot.capacity, f"prefill of {R} rows at {start} in {slot.capacity}"
         positions_BN = torch.arange(start, start + R, dtype=torch.int32, device=device)[None]
         prefix_B = torch.full((1,), start, dtype=torch.int32, device=device)
-        attend = _CausalChunk(start, R, self._scale, device)
-        step = _Pass(1, positions_BN, prefix_B, slot, attend, exact=False)
+        exact = self.prefills_exactly(device.type)
+        attend = (_Chains if exact else _CausalChunk)(start, R, self._scale, device)
+        step = _Pass(1, positions_BN, prefix_B, slot, attend, exact)
         return self._run(rows, step, norm_M, taps)
 
+    def prefills_exactly(self, device_type: str) -> bool:
+        """Whether a prefilled row's bits do not depend on how many rows run with it."""
+        return all_native(("linear", "tree_attention"), device_type)
+
     def _run(self, rows: Rows, step: _Pass, norm_M: Tensor | None, taps: Taps) -> Tensor:
-        x_RM = None
         for index, layer in enumerate(self.layers):
-            x_RM = self._layer(index, layer, rows, x_RM, step, taps)
-        self._norm(rows, x_RM, norm_M, rows.hidden_RM)
+            taps.write(index, rows.residual_RM)
+            self._layer(layer, rows, step, *step.cache.layer(index))
+        if norm_M is None:
+            rows.hidden_RM.copy_(rows.residual_RM)
+        else:
+            ops.add_rms_norm(None, rows.residual_RM, norm_M, self.config.rms_norm_eps, rows.hidden_RM)
         taps.write(len(self.layers), rows.hidden_RM)
         return rows.hidden_RM
 
-    def _layer(
-        self, index: int, layer: LayerWeights, rows: Rows, x_RM: Tensor | None, step: _Pass, taps: Taps
-    ) -> Tensor:
-        """One layer: takes the previous MLP's output, not yet added to the residual stream, and returns its own."""
-        rope, exact = self.rope, step.exact
-        k_BGSE, v_BGSE = step.cache.layer(index)
+    def _layer(self, layer: LayerWeights, rows: Rows, step: _Pass, k_BGSE: Tensor, v_BGSE: Tensor) -> None:
+        """One layer: adds attention's output to the residual stream, then the MLP's."""
+        rope, exact, eps = self.rope, step.exact, self.config.rms_norm_eps
         q_BNHE = rows.q_RHE.unflatten(0, (step.B, -1))
         attn_BNHE = rows.attn_RHE.unflatten(0, (step.B, -1))
 
-        self._norm(rows, x_RM, layer.input_norm_M, rows.normed_RM)
-        taps.write(index, rows.residual_RM)
-        ops.linear(rows.normed_RM, layer.qkv_XM, rows.qkv_RX, bias_O=layer.qkv_bias_X, exact=exact)
+        ops.linear(
+            rows.residual_RM, layer.qkv_XM, rows.qkv_RX,
+            bias_O=layer.qkv_bias_X, norm_I=layer.input_norm_M, eps=eps, exact=exact,
+        )  # fmt: skip
         ops.rope_append(
             rows.qkv_RX, step.positions_BN, step.prefix_B,
             rope.cos_SE, rope.sin_SE, k_BGSE, v_BGSE, q_BNHE,
-            q_norm_E=layer.q_norm_E, k_norm_E=layer.k_norm_E, eps=self.config.rms_norm_eps,
+            q_norm_E=layer.q_norm_E, k_norm_E=layer.k_norm_E, eps=eps,
         )  # fmt: skip
         step.attend(q_BNHE, k_BGSE, v_BGSE, attn_BNHE, layer.window)
-        ops.linear(rows.attn_RHE.flatten(1), layer.o_MO, rows.x_RM, bias_O=layer.o_bias_M, exact=exact)
+        ops.linear(rows.attn_RHE.flatten(1), layer.o_MO, rows.residual_RM, bias_O=layer.o_bias_M, add=True, exact=exact)
+        ops.linear(
+            rows.residual_RM, layer.gate_up_2IM, rows.mlp_RI,
+            bias_O=layer.gate_up_bias_2I, norm_I=layer.post_norm_M, eps=eps, gated=True, exact=exact,
+        )  # fmt: skip
+        ops.linear(rows.mlp_RI, layer.down_MI, rows.residual_RM, bias_O=layer.down_bias_M, add=True, exact=exact)
 
-        self._norm(rows, rows.x_RM, layer.post_norm_M, rows.normed_RM)
-        ops.linear(rows.normed_RM, layer.gate_up_2IM, rows.gate_up_R2I, bias_O=layer.gate_up_bias_2I, exact=exact)
-        ops.silu_mul(rows.gate_up_R2I, rows.mlp_RI)
-        ops.linear(rows.mlp_RI, layer.down_MI, rows.x_RM, bias_O=layer.down_bias_M, exact=exact)
-        return rows.x_RM
 
-    def _norm(self, rows: Rows, x_RM: Tensor | None, weight_M: Tensor | None, out_RM: Tensor) -> None:
-        """residual += x; out = norm(residual), or the residual itself where there is no norm."""
-        if weight_M is not None:
-            ops.add_rms_norm(x_RM, rows.residual_RM, weight_M, self.config.rms_norm_eps, out_RM)
-            return
-        if x_RM is not None:
-            rows.residual_RM.add_(x_RM)
-        out_RM.copy_(rows.residual_RM)
+class _Chains:
+    """Attention of a prefill chunk as tree attention: chains of at most 64 nodes, each the next one's prefix."""
+
+    def __init__(self, start: int, rows: int, scale: float, device: torch.device) -> None:
+        self._scale = scale
+        self._words_BN = torch.tensor([[(2 << i) - 1 for i in range(63)] + [-1]], device=device)
+        self._prefixes = {
+            first: torch.tensor([start + first], dtype=torch.int32, device=device) for first in range(0, rows, 64)
+        }
+
+    def __call__(self, q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int) -> None:
+        for first, prefix_B in self._prefixes.items():
+            q, out = q_BNHE[:, first : first + 64], out_BNHE[:, first : first + 64]
+            words_BN = self._words_BN[:, : q.shape[1]]
+            ops.tree_attention(q, k_BGSE, v_BGSE, prefix_B, words_BN, out, scale=self._scale, window=window)
 
 
 class _CausalChunk:

@@ -16,14 +16,11 @@ class Rows:
     """The first R rows of every buffer of a workspace (contiguous views)."""
 
     residual_RM: Tensor  # the residual stream
-    normed_RM: Tensor  # input of attention or MLP
-    x_RM: Tensor  # output of attention or MLP, not yet added to the residual stream
     hidden_RM: Tensor  # after the final norm
     qkv_RX: Tensor  # [R, (H+2G)*E]
     q_RHE: Tensor  # queries after RoPE
     attn_RHE: Tensor  # attention output
-    gate_up_R2I: Tensor  # gate | up
-    mlp_RI: Tensor
+    mlp_RI: Tensor  # silu(gate) * up
     graphs: LaunchGraphs  # recorded passes over these buffers
 
 
@@ -46,9 +43,9 @@ class Workspace:
 
         M, H, E, I = config.hidden_size, config.num_heads, config.head_dim, config.intermediate_size
         self.max_rows = rows
-        self.residual_RM, self.normed_RM, self.x_RM, self.hidden_RM = (empty(M) for _ in range(4))
+        self.residual_RM, self.hidden_RM = empty(M), empty(M)
         self.qkv_RX, self.q_RHE, self.attn_RHE = empty(config.qkv_width), empty(H, E), empty(H, E)
-        self.gate_up_R2I, self.mlp_RI = empty(2 * I), empty(I)
+        self.mlp_RI = empty(I)
         self._views: dict[int, Rows] = {}
 
     def rows(self, R: int) -> Rows:

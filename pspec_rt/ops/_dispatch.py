@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -15,8 +16,9 @@ from ..errors import ConfigError
 log = logging.getLogger("pspec_rt")
 
 # Preference per device type; `ref` is the definition and always there.
-PREFERENCE = {"cpu": ("cpu", "ref"), "cuda": ("cuda", "ref")}
+PREFERENCE = {"cpu": ("cpu", "ref"), "cuda": ("cuda", "triton", "ref")}
 REGISTRY: dict[str, Op] = {}
+PAGE_SIZES = (16, 32, 64, 128, 256)  # rows of a page of a paged cache
 DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1}  # as in csrc/params.h
 
 
@@ -50,6 +52,30 @@ class _Native:
 native = _Native()
 
 
+def triton_kernel(op: str) -> Callable[..., None]:
+    """The launcher in `triton_kernels/<op>.py`, imported at its first call: other runs do without Triton."""
+    launcher: Callable[..., None] | None = None
+
+    def launch(*args: object, **kwargs: object) -> None:
+        nonlocal launcher
+        if launcher is None:
+            launcher = getattr(importlib.import_module(f"pspec_rt.triton_kernels.{op}"), op)
+        launcher(*args, **kwargs)
+
+    return launch
+
+
+def obstacle(backend: str, device_type: str) -> str | None:
+    """Why a backend cannot run here on tensors of a device type, None if it can."""
+    if backend == "cpu" and not native.available:
+        return "pspec_rt._C is not built (see `pspec-rt env`)"
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if backend == "triton" and device_type != "cuda" and not env.triton_interprets():
+        return f"it runs on CUDA tensors; on {device_type} only in Triton's interpreter (set TRITON_INTERPRET=1)"
+    return None
+
+
 class Op:
     """One op: its name and its backends; `op(device)` is the one chosen for that device."""
 
@@ -64,7 +90,7 @@ class Op:
         return run if run is not None else self._choose(device.type)
 
     def backend(self, device_type: str) -> str:
-        """Name of the backend for a device type; ConfigError if a forced one does not exist."""
+        """Name of the backend for a device type; ConfigError if a forced one does not exist or cannot run."""
         forced = env.forced_backends()
         name = forced.get(self.name, forced.get("*"))
         if name is not None:
@@ -72,11 +98,11 @@ class Op:
                 raise ConfigError(
                     f"PSPEC_BACKEND: op {self.name!r} has no backend {name!r}, only {sorted(self.backends)}"
                 )
+            if reason := obstacle(name, device_type):
+                raise ConfigError(f"PSPEC_BACKEND: op {self.name!r} cannot run on backend {name!r}: {reason}")
             return name
-        for name in PREFERENCE.get(device_type, ("ref",)):
-            if name in self.backends and (name != "cpu" or native.available):
-                return name
-        return "ref"
+        usable = (name for name in PREFERENCE.get(device_type, ("ref",)) if name in self.backends)
+        return next((name for name in usable if obstacle(name, device_type) is None), "ref")
 
     def _choose(self, device_type: str) -> Callable[..., None]:
         self._chosen[device_type] = self.backends[self.backend(device_type)]
@@ -86,7 +112,7 @@ class Op:
 def choose_backends(device_type: str) -> dict[str, str]:
     """Choose every op's backend anew (reads PSPEC_BACKEND): {op: backend}, also logged in one line.
 
-    Raises ConfigError if PSPEC_BACKEND names an unknown op, or a backend an op does not have.
+    Raises ConfigError if PSPEC_BACKEND names an unknown op, or a backend an op does not have or that cannot run here.
     """
     unknown = set(env.forced_backends()) - set(REGISTRY) - {"*"}
     if unknown:
@@ -119,6 +145,14 @@ def cache_strides(k_BGSE: torch.Tensor, v_BGSE: torch.Tensor) -> tuple[int, int]
             f"got strides {k_BGSE.stride()} and {v_BGSE.stride()}"
         )
     return stride_b, stride_g
+
+
+def expect_block_table(block_table_BT: torch.Tensor, B: int, page: int) -> None:
+    """Raise ValueError unless this is a block table of B slots, for pages of a size the kernels know."""
+    expect_shape("block_table_BT", block_table_BT, B, block_table_BT.shape[-1])
+    expect_dtype("block_table_BT", block_table_BT, torch.int32)
+    if page not in PAGE_SIZES:
+        raise ValueError(f"k_BGSE, v_BGSE: pages of {page} rows; with a block table they hold one of {PAGE_SIZES}")
 
 
 def expect_shape(name: str, tensor: torch.Tensor, *shape: int) -> None:

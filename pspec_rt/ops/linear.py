@@ -6,36 +6,70 @@ import torch
 from torch import Tensor
 
 from ..ref.linear import linear as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
-def _cpu(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True) -> None:
-    if not exact:  # prefill: many rows, where a blocked library GEMM wins and rows need not be independent
-        _ref(x_RI, w_OI, out_RO, bias_O=bias_O)
-        return
-    (R, I), O = x_RI.shape, w_OI.shape[0]
+def _cpu(
+    x_RI: Tensor,
+    w_OI: Tensor,
+    out_RO: Tensor,
+    *,
+    bias_O: Tensor | None = None,
+    norm_I: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    add: bool = False,
+    exact: bool = True,
+) -> None:
+    (R, I), O = x_RI.shape, out_RO.shape[1]
     codes = (DTYPE_CODE[x_RI.dtype], DTYPE_CODE[w_OI.dtype], DTYPE_CODE[out_RO.dtype])
-    native.linear(ptr(x_RI), ptr(w_OI), ptr(bias_O), ptr(out_RO), R, I, O, *codes)
+    addresses = (ptr(x_RI), ptr(w_OI), ptr(bias_O), ptr(norm_I), ptr(out_RO))
+    native.linear(*addresses, R, I, O, eps, gated, add, *codes)
 
 
-_op = Op("linear", ref=_ref, cpu=_cpu)
+_op = Op("linear", ref=_ref, cpu=_cpu, triton=triton_kernel("linear"))
 
 
-def linear(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True) -> None:
-    """out = x @ w.T (+ bias), accumulated in fp32.
+def linear(
+    x_RI: Tensor,
+    w_OI: Tensor,
+    out_RO: Tensor,
+    *,
+    bias_O: Tensor | None = None,
+    norm_I: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    add: bool = False,
+    exact: bool = True,
+) -> None:
+    """out = x @ w.T (+ bias), accumulated in fp32; optionally normed before, gated and added after.
+
+    Each option gives the bits of the separate op on the same backend: `norm_I` those of
+    `add_rms_norm(None, x, norm_I, eps, x)`, `gated` those of `silu_mul` on a [R, 2 * out] result of
+    out's dtype, `add` those of rounding to out's dtype and then adding to out.
 
     Args:
         x_RI: [R, in] bf16 or fp32.
-        w_OI: [out, in] bf16 or fp32.
-        out_RO: [R, out] written; dtype of x, or fp32.
-        bias_O: [out], dtype of w, or None.
+        w_OI: [out, in] bf16 or fp32; gated: [2 * out, in], the gate's rows first.
+        out_RO: [R, out] written, with `add` also read; dtype of x, or fp32.
+        bias_O: [rows of w], dtype of w, or None.
+        norm_I: [in], dtype of x: weight of an RMS norm of x that comes first; None: no norm.
+        eps: of that norm, added to the mean square.
+        gated: out = silu(gate) * up, y = x @ w.T being [gate | up].
+        add: out += the result instead of out = the result.
         exact: a row's value depends neither on the other rows, nor on R, nor on the number of
             threads (holds for native backends; `ref` is exact up to near-ties). False lets a
             library GEMM run (prefill).
     """
-    R, I = x_RI.shape
-    O = w_OI.shape[0]
-    expect_shape("w_OI", w_OI, O, I)
+    (R, I), rows_of_w = x_RI.shape, w_OI.shape[0]
+    O = rows_of_w // 2 if gated else rows_of_w
+    expect_shape("w_OI", w_OI, 2 * O if gated else O, I)
     expect_shape("out_RO", out_RO, R, O)
     expect_dtype("out_RO", out_RO, x_RI.dtype, torch.float32)
-    _op(x_RI.device)(x_RI, w_OI, out_RO, bias_O=bias_O, exact=exact)
+    if bias_O is not None:
+        expect_shape("bias_O", bias_O, rows_of_w)
+    if norm_I is not None:
+        expect_shape("norm_I", norm_I, I)
+        expect_dtype("norm_I", norm_I, x_RI.dtype)
+    options = {"bias_O": bias_O, "norm_I": norm_I, "eps": eps, "gated": gated, "add": add, "exact": exact}
+    _op(x_RI.device)(x_RI, w_OI, out_RO, **options)

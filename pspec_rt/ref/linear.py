@@ -1,4 +1,4 @@
-"""linear in plain PyTorch: y = x w^T (+ b)."""
+"""linear in plain PyTorch: y = x w^T (+ b), with an RMS norm before it, a gate or a residual after it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .add_rms_norm import add_rms_norm
+from .silu_mul import silu_mul
 
-def linear(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, bias_O: Tensor | None = None, exact: bool = True) -> None:
+
+def linear(
+    x_RI: Tensor,
+    w_OI: Tensor,
+    out_RO: Tensor,
+    *,
+    bias_O: Tensor | None = None,
+    norm_I: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    add: bool = False,
+    exact: bool = True,
+) -> None:
     """out[r, o] = sum_i x[r, i] w[o, i] (+ bias[o]); see `pspec_rt.ops.linear`.
 
     `exact` changes nothing here: a library GEMM is exact only up to near-ties.
     """
+    if norm_I is not None:
+        normed_RI = torch.empty_like(x_RI)
+        add_rms_norm(None, x_RI, norm_I, eps, normed_RI)
+        x_RI = normed_RI
+    if gated:
+        y_RO = torch.empty_like(out_RO)
+        gate_up_R2O = out_RO.new_empty(out_RO.shape[0], 2 * out_RO.shape[1])
+        _product(x_RI, w_OI, gate_up_R2O, bias_O)
+        silu_mul(gate_up_R2O, y_RO if add else out_RO)
+    elif add:
+        y_RO = torch.empty_like(out_RO)
+        _product(x_RI, w_OI, y_RO, bias_O)
+    else:
+        _product(x_RI, w_OI, out_RO, bias_O)
+    if add:
+        out_RO.add_(y_RO)
+
+
+def _product(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, bias_O: Tensor | None) -> None:
     if out_RO.dtype == x_RI.dtype == w_OI.dtype:
         torch.mm(x_RI, w_OI.T, out=out_RO) if bias_O is None else out_RO.copy_(F.linear(x_RI, w_OI, bias_O))
         return

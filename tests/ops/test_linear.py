@@ -69,6 +69,40 @@ def test_fp32_output_rounds_to_the_bf16_output(backend: str) -> None:
     assert same_bits(linear(x_RI, w_OI, FP32).to(BF16), linear(x_RI, w_OI, BF16))
 
 
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("norm", [False, True])
+def test_options_equal_the_separate_ops(backend: str, norm: bool, gated: bool, add: bool, dtype: torch.dtype) -> None:
+    """Bit for bit: a norm before, a gate and a residual after are what their own ops do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PSPEC_BACKEND", ",".join(f"{op}:{backend}" for op in ("linear", "add_rms_norm", "silu_mul")))
+        ops.choose_backends("cpu")
+        for R, I, O, biased in ((1, 64, 40, False), (5, 100, 24, True), (20, 64, 33, True)):
+            rows = 2 * O if gated else O
+            x_RI, w_OI = torch.randn(R, I).to(dtype), torch.randn(rows, I).to(dtype)
+            bias_O = torch.randn(rows).to(dtype) if biased else None
+            norm_I = torch.randn(I).to(dtype) if norm else None
+            start_RO = torch.randn(R, O).to(dtype)
+            fused_RO = start_RO.clone()
+            ops.linear(x_RI, w_OI, fused_RO, bias_O=bias_O, norm_I=norm_I, eps=1e-5, gated=gated, add=add)
+            assert same_bits(fused_RO, separately(x_RI, w_OI, start_RO, bias_O, norm_I, gated, add))
+
+
+def separately(
+    x_RI: Tensor, w_OI: Tensor, start_RO: Tensor, bias_O: Tensor | None, norm_I: Tensor | None, gated: bool, add: bool
+) -> Tensor:
+    if norm_I is not None:
+        normed_RI = torch.empty_like(x_RI)
+        ops.add_rms_norm(None, x_RI.clone(), norm_I, 1e-5, normed_RI)
+        x_RI = normed_RI
+    y_RO = linear(x_RI, w_OI, start_RO.dtype, bias_O)
+    if gated:
+        gate_up_R2O, y_RO = y_RO, torch.empty_like(start_RO)
+        ops.silu_mul(gate_up_R2O, y_RO)
+    return start_RO + y_RO if add else y_RO
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="w_OI"):
         ops.linear(torch.zeros(2, 4), torch.zeros(3, 5), torch.zeros(2, 3))

@@ -34,8 +34,9 @@ static Scratch carve(const AttendRun& a) {
   return s;
 }
 
-// What one row attends to within the run, as offsets from the run's first position: committed keys
-// [begin, tree_begin), then path keys [tree_begin, end). Depends on the row's own position and the window only.
+// What one row attends to within the run, as offsets from the run's first position: keys [begin, tree_begin) that lie at
+// their logical position, then path keys [tree_begin, end). begin and end depend on the row's own position and the
+// window only.
 struct RowRange {
   int begin, tree_begin, end;
 };
@@ -47,7 +48,8 @@ static RowRange row_range(const AttendRun& a, int row) {
   const int64_t first = a.run * kRun, t = a.prefix + __builtin_popcountll(a.words[row]) - 1;
   const int64_t begin = a.window > 0 ? clamp(t - a.window + 1 - first, 0, kRun) : 0;
   const int64_t end = clamp(t + 1 - first, begin, kRun);
-  const int64_t tree_begin = clamp(a.prefix - first, begin, end);
+  const bool chain = (a.words[row] & (a.words[row] + 1)) == 0;  // the path's rows follow each other: as if committed
+  const int64_t tree_begin = chain ? end : clamp(a.prefix - first, begin, end);
   return {static_cast<int>(begin), static_cast<int>(tree_begin), static_cast<int>(end)};
 }
 
@@ -102,22 +104,28 @@ static void convert_values(const T* v, int64_t E, int64_t E4, int64_t count, flo
   }
 }
 
-// Adds the committed values of run offsets from .. to-1, already converted.
-static void add_committed(const AttendRun& a, const RowRange* range, const Scratch& s, int from, int to) {
+// Adds the values of all rows' keys that lie in place; `values` are those of run offsets from .. on. Rows taken together
+// share most keys: what one has before or after those is added by itself.
+static void add_in_place(const AttendRun& a, const RowRange* range, const float* p, const float* values, int from) {
   for_row_groups(a.rows, [&](auto rows, int first) {
     constexpr int RB = decltype(rows)::value;
-    bool together = true;
-    for (int r = first; r < first + RB; ++r) together &= range[r].begin <= from && range[r].tree_begin >= to;
-    if (together) {
-      add_values<RB>(s.scores + first * kScoreStride, s.values, from, to, a.E4, a.acc + first * a.E4);
-      return;
-    }
+    int begin = 0, end = kRun;  // the keys of all RB rows
     for (int r = first; r < first + RB; ++r) {
-      const int begin = range[r].begin > from ? range[r].begin : from;
-      const int end = range[r].tree_begin < to ? range[r].tree_begin : to;
-      if (begin >= end) continue;
-      add_values<1>(s.scores + r * kScoreStride, s.values + (begin - from) * a.E4, begin, end, a.E4, a.acc + r * a.E4);
+      begin = range[r].begin > begin ? range[r].begin : begin;
+      end = range[r].tree_begin < end ? range[r].tree_begin : end;
     }
+    auto add = [&](auto count, int r, int at, int to) {
+      if (at >= to) return;
+      add_values<decltype(count)::value>(p + r * kScoreStride, values + (at - from) * a.E4, at, to, a.E4,
+                                         a.acc + r * a.E4);
+    };
+    const std::integral_constant<int, 1> one;
+    if (begin >= end) begin = end = kRun;  // none: each by itself, before `begin`
+    for (int r = first; r < first + RB; ++r) {
+      add(one, r, range[r].begin, begin < range[r].tree_begin ? begin : range[r].tree_begin);
+    }
+    add(rows, first, begin, end);
+    for (int r = first; r < first + RB; ++r) add(one, r, end, range[r].tree_begin);
   });
 }
 
@@ -158,7 +166,7 @@ static void attend_typed(const AttendRun& a) {
   const Scratch s = carve(a);
   RowRange range[kMaxAttendRows];
   Path path[kMaxAttendRows];
-  int first = kRun, committed = 0;  // hull of the committed keys that any row attends to
+  int first = kRun, committed = 0;  // hull of the keys in place that any row attends to
   bool has_path = false;
   for (int r = 0; r < a.rows; ++r) {
     range[r] = row_range(a, r);
@@ -185,7 +193,7 @@ static void attend_typed(const AttendRun& a) {
 
   if (first < committed) {
     convert_values(static_cast<const T*>(a.v) + (origin + first) * a.E, a.E, a.E4, committed - first, s.values);
-    add_committed(a, range, s, first, committed);
+    add_in_place(a, range, s.scores, s.values, first);
   }
   if (!has_path) return;
   convert_values(static_cast<const T*>(a.v) + a.prefix * a.E, a.E, a.E4, a.tree_rows, s.values);

@@ -23,6 +23,17 @@ static inline void store_sums(Vec* acc, float* out, int64_t out_stride) {
 // rows are read side by side; this nearly doubled the rate from memory.
 constexpr int64_t kPrefetchBytes = 8192;
 
+// acc[r][o] += x[r] * weight[o]. The only code that touches single accumulators, and its loops always unroll:
+// one index that stays variable and GCC keeps them all in memory.
+template <int RB, int OB>
+static inline void add_products(const float* x, int64_t x_stride, const Vec (&weight)[OB], Vec (&acc)[RB][OB]) {
+  for (int r = 0; r < RB; ++r) {
+    Vec row = load(x + r * x_stride);
+    hold(row);  // loads, not multiply-adds, would limit the loop
+    for (int o = 0; o < OB; ++o) acc[r][o] = fma(row, weight[o], acc[r][o]);
+  }
+}
+
 // RB x OB dots at once, each in its own vector of lane accumulators, so that the blocking never changes a result:
 // lane i sums the products at i, i + kLanes, ... and the lanes are added at the end.
 template <int RB, int OB, typename W>
@@ -35,17 +46,12 @@ static inline void dot_tile(const float* x, int64_t x_stride, const W* w, int64_
       weight[o] = load(w + o * I + i);
       __builtin_prefetch(reinterpret_cast<const char*>(w + o * I + i) + kPrefetchBytes);
     }
-    for (int r = 0; r < RB; ++r) {
-      Vec row = load(x + r * x_stride + i);
-      hold(row);  // loads, not multiply-adds, would limit the loop
-      for (int o = 0; o < OB; ++o) acc[r][o] = fma(row, weight[o], acc[r][o]);
-    }
+    add_products(x + i, x_stride, weight, acc);
   }
   if (whole < I) {
-    for (int o = 0; o < OB; ++o) {
-      const Vec weight = load_partial(w + o * I + whole, I - whole);
-      for (int r = 0; r < RB; ++r) acc[r][o] = fma(load(x + r * x_stride + whole), weight, acc[r][o]);
-    }
+    Vec weight[OB];
+    for (int o = 0; o < OB; ++o) weight[o] = load_partial(w + o * I + whole, I - whole);
+    add_products(x + whole, x_stride, weight, acc);
   }
   store_sums<RB, OB>(&acc[0][0], out, out_stride);
 }
@@ -53,7 +59,7 @@ static inline void dot_tile(const float* x, int64_t x_stride, const W* w, int64_
 // Weight rows per tile: enough accumulators to hide the latency of the multiply-add, few enough for the registers.
 template <int RB>
 constexpr int tile_width() {
-  constexpr int kAccumulators = kLanes == 16 ? 16 : 8;
+  constexpr int kAccumulators = kRegisters / 2;
   return RB >= kAccumulators ? 1 : RB == 1 ? 8 : kAccumulators / RB;
 }
 

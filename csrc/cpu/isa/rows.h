@@ -1,29 +1,44 @@
 // The kernels between the matrix products: each takes one row, or one head of a row, through fp32.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "simd.h"
 
 namespace pspec::PSPEC_ISA {
 
+// Calls visit(i, left) for i = 0, kLanes, ... below n, `left` a constant for whole vectors.
+template <typename Visit>
+static inline void for_vectors(int64_t n, Visit visit) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) visit(i, std::integral_constant<int64_t, kLanes>());
+  if (i < n) visit(i, n - i);
+}
+
 static void to_float_row(const uint16_t* from, int64_t n, float* to) {
-  for (int64_t i = 0; i < n; i += kLanes) store_up_to(to + i, load_up_to(from + i, n - i), n - i);
+  for_vectors(n, [&](int64_t i, int64_t left) { store_up_to(to + i, load_up_to(from + i, left), left); });
 }
 
 static void from_float_row(const float* from, int64_t n, uint16_t* to) {
-  for (int64_t i = 0; i < n; i += kLanes) store_up_to(to + i, load_up_to(from + i, n - i), n - i);
+  for_vectors(n, [&](int64_t i, int64_t left) { store_up_to(to + i, load_up_to(from + i, left), left); });
 }
 
-// 1 / sqrt(mean of the squares + eps) of vectors visit(i, left) for i = 0, kLanes, ... below n; `left` elements of
+// 1 / sqrt(mean of the squares + eps) of the vectors visit(i, left) for i = 0, kLanes, ... below n; `left` elements of
 // such a vector count, and it is zero after them. Four vectors of lane sums, added in a fixed order.
 template <typename Visit>
 static inline float inverse_rms(int64_t n, float eps, Visit visit) {
   Vec sum[4] = {};
-  for (int64_t i = 0; i < n; i += 4 * kLanes) {
-    for (int j = 0; j < 4 && i + j * kLanes < n; ++j) {
-      const Vec v = visit(i + j * kLanes, n - i - j * kLanes);
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int j = 0; j < 4; ++j) {
+      const Vec v = visit(i + j * kLanes, std::integral_constant<int64_t, kLanes>());
       sum[j] = fma(v, v, sum[j]);
     }
+  }
+  for (int j = 0; j < 4 && i < n; ++j, i += kLanes) {
+    const Vec v = visit(i, n - i);
+    sum[j] = fma(v, v, sum[j]);
   }
   const float total = sum_lanes((sum[0] + sum[1]) + (sum[2] + sum[3]));
   return 1.0f / __builtin_sqrtf(total / static_cast<float>(n) + eps);
@@ -36,18 +51,17 @@ static void norm_typed(const NormRow& row) {
   const T* weight = static_cast<const T*>(row.weight);
   T* residual = static_cast<T*>(row.residual);
   T* out = static_cast<T*>(row.out);
-  const Vec scale = splat(inverse_rms(row.M, row.eps, [&](int64_t i, int64_t left) {
-    Vec v = load_up_to(residual + i, left);
-    if (x == nullptr) return v;
-    v = round_to<T>(v + load_up_to(x + i, left));
-    store_up_to(residual + i, v, left);
-    return v;
-  }));
-  for (int64_t i = 0; i < row.M; i += kLanes) {
-    const int64_t left = row.M - i;
+  if (x != nullptr) {
+    for_vectors(row.M, [&](int64_t i, int64_t left) {
+      store_up_to(residual + i, load_up_to(residual + i, left) + load_up_to(x + i, left), left);
+    });
+  }
+  const Vec scale =
+      splat(inverse_rms(row.M, row.eps, [&](int64_t i, int64_t left) { return load_up_to(residual + i, left); }));
+  for_vectors(row.M, [&](int64_t i, int64_t left) {
     const Vec normed = round_to<T>(load_up_to(residual + i, left) * scale);
     store_up_to(out + i, normed * load_up_to(weight + i, left), left);
-  }
+  });
 }
 
 static void norm_row(const NormRow& row) {
@@ -63,9 +77,9 @@ static inline Vec silu(Vec g) {
 
 template <typename T>
 static void silu_mul_typed(const T* gate, const T* up, T* out, int64_t I) {
-  for (int64_t i = 0; i < I; i += kLanes) {
-    store_up_to(out + i, silu(load_up_to(gate + i, I - i)) * load_up_to(up + i, I - i), I - i);
-  }
+  for_vectors(I, [&](int64_t i, int64_t left) {
+    store_up_to(out + i, silu(load_up_to(gate + i, left)) * load_up_to(up + i, left), left);
+  });
 }
 
 static void silu_mul_row(const void* gate, const void* up, void* out, int64_t I, DType dtype) {

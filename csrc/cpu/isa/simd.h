@@ -19,11 +19,13 @@
 namespace pspec::PSPEC_ISA {
 
 #if defined(PSPEC_ISA_AVX512)
-constexpr int kLanes = 16;
+constexpr int kLanes = 16, kRegisters = 32;
 #elif defined(PSPEC_ISA_AVX2)
-constexpr int kLanes = 8;
+constexpr int kLanes = 8, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRegisters = 32;
 #else
-constexpr int kLanes = 4;
+constexpr int kLanes = 4, kRegisters = 16;
 #endif
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
@@ -70,6 +72,8 @@ static inline Vec load(const uint16_t* p) {
 #elif defined(PSPEC_ISA_AVX2)
   const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16);
+#elif defined(__aarch64__)
+  return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
 #else
   VecHalf half;
   memcpy(&half, p, sizeof half);
@@ -107,6 +111,8 @@ static inline void store(uint16_t* p, Vec v) {
 #elif defined(PSPEC_ISA_AVX2)
   const __m128i low = _mm256_castsi256_si128((__m256i)upper), high = _mm256_extracti128_si256((__m256i)upper, 1);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi32(low, high));
+#elif defined(__aarch64__)
+  vst1_u16(p, vmovn_u32(upper));
 #else
   const VecHalf half = __builtin_convertvector(upper, VecHalf);
   memcpy(p, &half, sizeof half);
@@ -149,6 +155,8 @@ static inline uint32_t at_least(Vec a, Vec b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 #elif defined(PSPEC_ISA_AVX2)
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+#elif defined(__aarch64__)
+  return vaddvq_u32(vandq_u32(vcgeq_f32(a, b), uint32x4_t{1, 2, 4, 8}));
 #else
   uint32_t bits = 0;
   for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(a[i] >= b[i]) << i;
