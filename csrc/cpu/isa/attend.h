@@ -8,6 +8,9 @@
 #include <type_traits>
 
 #include "dot.h"
+#if defined(PSPEC_ISA_AMX)
+#include "attend_amx.h"
+#endif
 #include "kernels.h"
 #include "simd.h"
 #include "softmax.h"
@@ -24,6 +27,7 @@ struct Scratch {
   float* values;       // [kRun, E4]
   float* scores;       // [rows, kScoreStride] by logical position in the run, then exp(score - max)
   float* tree_scores;  // [rows, kRun] by scratch row
+  float* direct;       // for add_direct
 };
 
 static Scratch carve(const AttendRun& a) {
@@ -31,6 +35,7 @@ static Scratch carve(const AttendRun& a) {
   s.values = a.scratch;
   s.scores = s.values + kRun * a.E4;
   s.tree_scores = s.scores + a.rows * kScoreStride;
+  s.direct = s.tree_scores + a.rows * kRun;
   return s;
 }
 
@@ -161,6 +166,26 @@ static void add_path(const float* p, const float* values, const Path& path, int6
   for (; e < E4; e += kLanes) add_path<1>(p, values + e, path, E4, acc + e);
 }
 
+// Sums the values of the keys that the tile unit may take and moves each row's begin behind them.
+static void take_direct([[maybe_unused]] const AttendRun& a, [[maybe_unused]] const Scratch& s,
+                        [[maybe_unused]] RowRange* range) {
+#if defined(PSPEC_DIRECT_VALUES)
+  if (a.dtype != DType::kBFloat16 || a.window > 0 || a.E % kTileRows != 0) return;
+  const int64_t origin = a.run * kRun;
+  int direct[kMaxAttendRows], most = 0;
+  for (int r = 0; r < a.rows; ++r) {
+    const int64_t own = a.words[r] == 0 ? 0 : a.prefix + __builtin_popcountll(a.words[r]) - 1;
+    const int64_t keys = clamp(own - kMaxTreeRows - origin, 0, kRun);
+    direct[r] = static_cast<int>(keys - keys % kDirectBlock);
+    most = direct[r] > most ? direct[r] : most;
+  }
+  if (most == 0) return;
+  add_direct(static_cast<const uint16_t*>(a.v) + origin * a.E, a.E, a.E4, direct, a.rows, s.scores, kScoreStride, s.direct,
+             a.acc);
+  for (int r = 0; r < a.rows; ++r) range[r].begin = direct[r];
+#endif
+}
+
 template <typename T>
 static void attend_typed(const AttendRun& a) {
   const Scratch s = carve(a);
@@ -191,6 +216,11 @@ static void attend_typed(const AttendRun& a) {
     memset(a.acc + r * a.E4, 0, a.E4 * sizeof(float));
   }
 
+  take_direct(a, s, range);
+  first = kRun;
+  for (int r = 0; r < a.rows; ++r) {
+    if (range[r].begin < range[r].tree_begin && range[r].begin < first) first = range[r].begin;
+  }
   if (first < committed) {
     convert_values(static_cast<const T*>(a.v) + (origin + first) * a.E, a.E, a.E4, committed - first, s.values);
     add_in_place(a, range, s.scores, s.values, first);

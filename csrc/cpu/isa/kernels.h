@@ -107,8 +107,10 @@ struct Kernels {
   float (*exp)(float* values, int64_t n, float max);
 };
 
-// Floats of AttendRun::scratch, enough for every instruction set (see Scratch in attend.h).
-constexpr int64_t attend_scratch(int64_t rows, int64_t E4) { return kRun * E4 + rows * (2 * kRun + 16); }
+// Floats of AttendRun::scratch, enough for every instruction set (see Scratch in attend.h and add_direct).
+constexpr int64_t attend_scratch(int64_t rows, int64_t E4) {
+  return kRun * E4 + rows * (2 * kRun + 16) + kRun * E4 / 2 + 8 * kRun;
+}
 
 // The table of the active instruction set: PSPEC_CPU_ISA if set through set_isa(), else the best this CPU has.
 const Kernels& kernels();
