@@ -68,7 +68,7 @@ setup(
     # triton_kernels/ is installed as pspec_rt.triton_kernels: the bare name is another published package's.
     packages=[*find_packages(include=["pspec_rt", "pspec_rt.*"]), "pspec_rt.triton_kernels"],
     package_dir={"pspec_rt.triton_kernels": "triton_kernels"},
-    package_data={"pspec_rt": ["py.typed", "*.pyi", "zoo/**/*"]},
+    package_data={"pspec_rt": ["py.typed", "*.pyi", "zoo/**/*"], "pspec_rt.triton_kernels": ["*.json"]},
     ext_modules=[Extension("pspec_rt._C", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

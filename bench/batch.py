@@ -57,7 +57,9 @@ def main() -> None:
                 rates[B].append(rate)
     lines = [{"batch": B, "decode_tokens_per_s": median(a for a, _ in rate), "tokens_per_s": median(b for _, b in rate)}
              for B, rate in rates.items()]  # fmt: skip
-    table = Table("batch", "decode tok/s", "x first", "with prefill", title=f"{args.new_tokens} tokens, {threads} threads")
+    table = Table(
+        "batch", "decode tok/s", "x first", "with prefill", title=f"{args.new_tokens} tokens, {threads} threads"
+    )
     for line in lines:
         ratio = line["decode_tokens_per_s"] / lines[0]["decode_tokens_per_s"]
         line["ratio"] = ratio

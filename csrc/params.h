@@ -2,19 +2,21 @@
 //
 // Letters as in docs: B slots, N nodes per slot, K drafted positions, P path slots, C candidates, V vocabulary,
 // D draft vocabulary, M model width, H query heads, G KV heads, E head dim, I input width, O output width, S cache
-// rows per slot, L layers, R = B*N rows, Q per use. "T" is DType::kFloat32 or kBFloat16.
+// rows per slot, L layers, R = B*N rows, Q per use. "T" is DType::kFloat32 or kBFloat16. Matrices of the int8 types lie
+// as cpu/isa/int8_layout.h says.
 #pragma once
 
 #include <cstdint>
 
 namespace pspec {
 
-enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1 };
+// kInt8, kInt8A8: of weight matrices only. Activations are rounded to 16 bits relative to the largest of a group, or 8.
+enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kInt8 = 2, kInt8A8 = 3 };
 
 struct LinearParams {
   const void* x;     // [R, I] x_dtype
   const void* w;     // [O, I] w_dtype; gated: [2 * O, I], the gate's rows first
-  const void* bias;  // [rows of w] w_dtype, or null
+  const void* bias;  // [rows of w] w_dtype, x_dtype if that is int8; or null
   const void* norm;  // [I] x_dtype, weight of an RMS norm of x before the product; null: none
   void* out;         // [R, O] out_dtype; add: in and out
   int64_t R, I, O;
@@ -93,9 +95,10 @@ struct AcceptParams {
 
 struct EmbedParams {
   const int32_t* ids;  // [R], below 0: row 0
-  const char* table;   // [V, row_bytes]
-  char* out;           // [R, row_bytes]
-  int64_t R, V, row_bytes;
+  const void* table;   // [V, M] table_dtype
+  void* out;           // [R, M] T; table_dtype unless that is int8
+  int64_t R, V, M;
+  DType table_dtype, dtype;
 };
 
 struct AddRmsNormParams {
@@ -139,11 +142,11 @@ struct DraftInputsParams {
   const void* masks;       // [J, M] T
   const void* fc;          // [M, E+F] T
   void* out;               // [B, P+J, M] T
-  const void* table;       // [V, E] T, or null with E = 0: no embedding
+  const void* table;       // [V, E] table_dtype, T or int8; or null with E = 0: no embedding
   const void* bias;        // [M] T, or null
   const void* anchor_map;  // [M, E+F] T, or null
   int64_t B, P, J, M, F, E, V;
-  DType dtype;
+  DType dtype, table_dtype;
 };
 
 struct SelectTokensParams {

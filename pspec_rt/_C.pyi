@@ -1,5 +1,6 @@
-# Types of the native module (csrc/module.cpp). Addresses are data_ptr() integers, 0 if absent; sizes and dtype
-# codes (0 float32, 1 bfloat16) as in csrc/params.h. Call these through pspec_rt.ops, which checks the shapes.
+# Types of the native module (csrc/module.cpp). Addresses are data_ptr() integers, 0 if absent; sizes and dtype codes
+# (0 float32, 1 bfloat16; of a weight matrix also 2 int8, 3 int8a8) as in csrc/params.h. Call these through
+# pspec_rt.ops, which checks the shapes.
 
 def linear(
     x: int,
@@ -100,7 +101,7 @@ def accept(
 def compact_kv(
     kv: int, path: int, count: int, length: int, L2: int, B: int, G: int, S: int, row_bytes: int, P: int, /
 ) -> None: ...
-def embed(ids: int, table: int, out: int, R: int, V: int, row_bytes: int, /) -> None: ...
+def embed(ids: int, table: int, out: int, R: int, V: int, M: int, table_dtype: int, dtype: int, /) -> None: ...
 def add_rms_norm(x: int, residual: int, weight: int, out: int, R: int, M: int, eps: float, dtype: int, /) -> None: ...
 def silu_mul(gate_up: int, out: int, R: int, I: int, dtype: int, /) -> None: ...
 def rope_append(
@@ -145,6 +146,7 @@ def draft_inputs(
     E: int,
     V: int,
     dtype: int,
+    table_dtype: int,
     /,
 ) -> None: ...
 def select_tokens(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -43,20 +45,34 @@ class _Request:
 
 
 class PhaseTimer:
-    """Seconds per phase of a round. On a CPU the clock is read where a phase ends; it never synchronises a device."""
+    """Seconds per phase of a round, by the clock on a CPU and by events on a GPU; it never waits for the device."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._start: Any = None
+        self._ends: list[tuple[str, Any]] = []  # phase, time at its end
 
     def start(self) -> None:
-        self.seconds = {}
-        self._last = time.perf_counter()
+        self._start, self._ends = self._now(), []
 
     def mark(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
-        self._last = now
+        self._ends.append((phase, self._now()))
+
+    def _now(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self) -> dict[str, float]:
+        """{phase: seconds} of the round; on a GPU only once its results have been read."""
+        seconds: dict[str, float] = {}
+        last = self._start
+        for phase, end in self._ends:
+            span = last.elapsed_time(end) / 1000 if self._on_gpu else end - last
+            seconds[phase], last = seconds.get(phase, 0.0) + span, end
+        return seconds
 
 
 @dataclass
@@ -117,7 +133,7 @@ class Engine:
             self.drafter.allocate(self.state, chunk)
         self._plain_state = self.state if self.drafter is None else self.state.plain_twin()
         self._requests: list[_Request | None] = [None] * self.max_batch
-        self._timer = PhaseTimer()
+        self._timer = PhaseTimer(device)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -201,6 +217,10 @@ class Engine:
         While slots run, one prompt chunk is taken in per step, so that they are held up only briefly; while none does,
         all prompts are. Returns one output per slot that ran; a finished slot stays allocated until `release`.
         """
+        with _current(self.target.device):
+            return self._step()
+
+    def _step(self) -> list[StepOutput]:
         held_up = RUNNING in self.state.finished_B.tolist()
         for slot, request in enumerate(self._requests):
             if request is not None and request.prefill is not None:
@@ -231,6 +251,8 @@ class Engine:
             chunks_left = next(request.prefill)
         if not chunks_left:
             self._start_slot(slot, request)
+        if self.target.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # for an honest time; the step waits for the prompt anyhow
         request.stats.prefill_s += time.perf_counter() - start
 
     def _start_slot(self, slot: int, request: _Request) -> None:
@@ -246,6 +268,7 @@ class Engine:
         """Read the round's results back: the one point where the host waits for the device."""
         counts, emitted, finished = s.count_B.tolist(), s.emitted_BP.tolist(), s.finished_B.tolist()
         offered = (s.ids_BN >= 0).sum(dim=1).tolist()
+        times = self._timer.seconds()
         outputs = []
         for slot in running:
             request, ids, reason = self._running(slot), emitted[slot][: counts[slot]], FINISH_REASON.get(finished[slot])
@@ -260,7 +283,7 @@ class Engine:
             stats.accepted += max(count - 1, 0)
             for position in range(count - 1):
                 stats.accepted_per_position[position] += 1
-            for phase, seconds in self._timer.seconds.items():
+            for phase, seconds in times.items():
                 setattr(stats, f"{phase}_s", getattr(stats, f"{phase}_s") + seconds / len(running))
             logprobs = _logprobs(s, slot, count, request.params.logprobs)
             outputs.append(StepOutput(slot, ids, reason, logprobs))
@@ -280,6 +303,11 @@ def _logprobs(s: DecodeState, slot: int, count: int, top: int | None) -> list[To
     chosen = s.logprob_BN[slot][path].tolist()
     ids, values = s.top_ids_BNT[slot][path, :top].tolist(), s.top_logprobs_BNT[slot][path, :top].tolist()
     return [TokenLogprob(c, dict(zip(i, v, strict=True))) for c, i, v in zip(chosen, ids, values, strict=True)]
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the one that kernels are launched on: Triton asks the process, not the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def check_length(max_length: int, model_limit: int) -> None:

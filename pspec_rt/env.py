@@ -10,6 +10,7 @@ from .errors import ConfigError
 # PSPEC_BACKEND     "ref" or "op:backend,op:backend": force a backend for all ops or for some.
 # PSPEC_THREADS     number of CPU threads of the native kernels (default: all usable cores).
 # PSPEC_CPU_ISA     "amx", "avx512bf16", "avx512", "avx2" or "portable": instruction set of the native kernels.
+# PSPEC_PDL         "1": Triton kernels start while the one before them ends (programmatic dependent launch, sm_90+).
 # PSPEC_CACHE       folder of downloaded / converted models (default: $XDG_CACHE_HOME/pspec_rt or ~/.cache/pspec_rt).
 
 
@@ -44,6 +45,19 @@ def cpu_isa() -> str:
     if value not in ("", "amx", "avx512bf16", "avx512", "avx2", "portable"):
         raise ConfigError(f"PSPEC_CPU_ISA={value!r}: expected amx, avx512bf16, avx512, avx2 or portable")
     return value
+
+
+def pdl() -> bool:
+    """PSPEC_PDL: whether kernels may ask for programmatic dependent launch; ConfigError unless it is 0 or 1."""
+    value = os.environ.get("PSPEC_PDL", "0")
+    if value not in ("0", "1"):
+        raise ConfigError(f"PSPEC_PDL={value!r}: expected 0 or 1")
+    return value == "1"
+
+
+def triton_interprets() -> bool:
+    """TRITON_INTERPRET, Triton's own variable: kernels run in its interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
 
 
 def cache_dir() -> Path:

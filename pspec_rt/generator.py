@@ -55,7 +55,9 @@ class Generator:
         target: a checkpoint folder, a hub id, or a loaded `Target`.
         drafter: "auto" (the shipped drafter that fits, else n-gram lookup), None or "none" (plain decoding), "ngram",
             a drafter checkpoint, or a `Drafter`.
-        dtype: "auto" (the checkpoint's), "bf16" or "fp32".
+        dtype: "auto" (the checkpoint's), "bf16" or "fp32"; on a CPU also "int8" (weights of 8 bits: half the bytes to
+            read per token, hardly any loss) or "int8a8" (activations, too: see `load_target`).
+        drafter_dtype: the same for a drafter checkpoint; None: that of the target's activations, so never int8.
         device: "auto", "cpu", "cuda", ...
         k: drafted depths; default: the drafter's own.
         tree: a TreeSpec or "chain", "best-first:NODES", "medusa", FILE.json; default: the drafter's own.
@@ -77,6 +79,7 @@ class Generator:
         drafter: str | Path | Drafter | None = "auto",
         *,
         dtype: str | torch.dtype = "auto",
+        drafter_dtype: str | torch.dtype | None = None,
         device: str | torch.device = "auto",
         k: int | None = None,
         tree: TreeSpec | str | None = None,
@@ -96,7 +99,7 @@ class Generator:
             )
         self.target = target
         self.tokenizer = _tokenizer_of(target)
-        self.drafter = find_drafter(drafter, target)
+        self.drafter = find_drafter(drafter, target, drafter_dtype)
         self.tree = None if self.drafter is None else resolve_tree(self.drafter, k, tree)
         if self.drafter is None:
             resolve_tree(None, k, tree)  # refuses k and tree, which would do nothing

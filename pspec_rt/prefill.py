@@ -24,7 +24,7 @@ def prefill(
     """
     device = state.device
     known = len(prompt) - 1  # positions to fill
-    multiple = min(chunk, _TILE) if target.stack.prefills_exactly(device.type) else chunk
+    multiple = min(chunk, _TILE) if target.prefills_exactly(device.type) else chunk
     padded = torch.full((-(-known // chunk) * chunk + 1,), -1, dtype=torch.int32, device=device)
     padded[: len(prompt)] = torch.tensor(prompt, dtype=torch.int32, device=device)
     features_TF = torch.zeros(chunk, state.shape.F, dtype=state.dtype, device=device) if state.shape.F else None

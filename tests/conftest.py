@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
 from collections.abc import Iterator
 
@@ -12,8 +14,13 @@ import pytest
 import torch
 
 from pspec_rt import ops
-from pspec_rt.ops._dispatch import REGISTRY, native
+from pspec_rt.ops._dispatch import REGISTRY, native, obstacle
 from tests.tiny import smollm2  # noqa: F401  (a fixture)
+
+# Before a kernel file is imported: without a GPU, Triton kernels run in its interpreter, on CPU tensors.
+GPU = torch.cuda.is_available()
+if not GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # An example is a few tensor ops: no deadline, as a loaded machine is slow; `backend` may be shared
 # by examples.
@@ -51,8 +58,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "backend" not in metafunc.fixturenames:
         return
     op = _op_of(metafunc.module.__name__)
-    names = ["ref", *(_native_names(op) if "cpu" in REGISTRY[op].backends else [])]
+    backends = REGISTRY[op].backends
+    names = ["ref", *(_native_names(op) if "cpu" in backends else []), *(["triton"] if "triton" in backends else [])]
     metafunc.parametrize("backend", [_param(name) for name in names], indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs kernels on a GPU is marked so."""
+    for item in items:
+        if GPU and "triton_device" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.gpu)
 
 
 def _op_of(module_name: str) -> str:
@@ -66,24 +81,55 @@ def _native_names(op: str) -> list[str]:
 
 
 def _param(name: str) -> object:
-    missing = name != "ref" and not native.available
-    mark = pytest.mark.skipif(missing, reason="pspec_rt._C is not built (pip install -e .)")
-    return pytest.param(name, marks=mark)
+    missing = _triton_missing() if name == "triton" else obstacle(name.partition("-")[0], "cpu")
+    marks = [pytest.mark.skipif(bool(missing), reason=str(missing))]
+    return pytest.param(name, marks=[*marks, *([pytest.mark.gpu] if name == "triton" and GPU else [])])
+
+
+def _triton_missing() -> str | None:
+    return obstacle("triton", "cuda" if GPU else "cpu") or (None if GPU else _interpreter_fault())
+
+
+def _interpreter_fault() -> str | None:
+    """Why Triton's interpreter cannot be used here."""
+    import triton
+
+    versions = triton.__version__, numpy.__version__
+    old, new = (tuple(map(int, version.split(".")[:2])) for version in versions)
+    if old < (3, 7) and new >= (2, 4):
+        return f"the interpreter of triton {versions[0]} fails with numpy {versions[1]}: numpy < 2.4 works"
+    return None
 
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the op of this file on one backend ("ref" or "cpu"); the other ops keep theirs."""
+    """Run the op of this file on one backend ("ref", "cpu" or "triton"); the other ops keep theirs.
+
+    On a machine with a GPU, "triton" makes it the device on which tensors are created.
+    """
     name, _, isa = request.param.partition("-")
+    device = "cuda" if name == "triton" and GPU else "cpu"
     monkeypatch.setenv("PSPEC_BACKEND", f"{_op_of(request.module.__name__)}:{name}")
-    ops.choose_backends("cpu")
+    ops.choose_backends(device)
     if isa:
         native.set_isa(isa)
-    yield name
+    with contextlib.ExitStack() as stack:
+        if device != "cpu":
+            stack.enter_context(torch.device(device))
+        yield name
     if isa:
         native.set_isa("")
     monkeypatch.undo()
     ops.choose_backends("cpu")
+
+
+@pytest.fixture
+def triton_device() -> Iterator[torch.device]:
+    """For tests that call launchers: tensors are created on the GPU if there is one, or kernels interpreted."""
+    if missing := _triton_missing():
+        pytest.skip(missing)
+    with torch.device("cuda" if GPU else "cpu") as device:
+        yield device
 
 
 @pytest.fixture

@@ -291,6 +291,9 @@ class _Features:
 
     text: Text
 
+    def prefills_exactly(self, device_type: str) -> bool:
+        return True
+
     def prefill_chunk(
         self, ids_T: Tensor, start: int, slot: KVCache, work: Workspace, features_TF: Tensor | None
     ) -> None:

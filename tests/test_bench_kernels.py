@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,6 +75,18 @@ def test_op_benchmarks_write_json(
         if native.available:
             expected = line["gb_per_s"] / report["meta"]["read_bandwidth"]["gbs"]
             assert line["of_read_bandwidth"] == pytest.approx(expected)
+
+
+def test_lines_of_a_gpu_benchmark(small_buffers: None) -> None:
+    """The same lines from the runner for GPUs, which on a CPU just runs the calls."""
+    pytest.importorskip("triton")
+    model = _bench.Model("tiny", M=64, H=4, G=2, E=64, I=96, V=128, L=1)
+    for op in ("linear", "draft_inputs"):
+        for case in importlib.import_module(f"bench.ops.bench_{op}").cases(model, 8):
+            (line,) = _bench.measure_on_gpu(op, case, _bench.backends_of(op, "ref"), 10.0, "cpu")
+            assert (line.op, line.shape, line.backend) == (op, case.shape, "ref")
+            assert line.gb_per_s == pytest.approx(case.bytes / line.us / 1e3) and line.torch_us > 0
+            assert line.of_read_bandwidth == pytest.approx(line.gb_per_s / 10)
 
 
 @pytest.mark.parametrize("options", [["--ops", "juggle"], ["--models", "SmolLM2-135M,GPT-9"]])

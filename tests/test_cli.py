@@ -43,6 +43,15 @@ def test_generate_prints_text_on_stdout_and_the_rest_on_stderr(target: str, caps
     assert capsys.readouterr() == (text + "\n", "")
 
 
+def test_int8_weights_are_an_option_of_their_own(target: str, capsys: Captured) -> None:
+    options = ("--prompt", "hello there", "--json", "--dtype", "int8", "--ignore-eos")
+    answers = []
+    for more in (("--drafter", "none"), ("--drafter", target, "--drafter-dtype", "int8a8", "--k", "2")):
+        assert generate(target, *options, *more) == 0
+        answers.append(json.loads(capsys.readouterr().out)["token_ids"])
+    assert answers[0] == answers[1]
+
+
 def test_json_is_one_object_and_nothing_else(target: str, capsys: Captured) -> None:
     options = ("--prompt", "hello", "--json", "--temperature", "1", "--ignore-eos")
     assert generate(target, *options, "--seed", "5") == 0
@@ -107,7 +116,7 @@ def test_stop_strings_k_and_tree(target: str, capsys: Captured) -> None:
         (["--temperature", "-1"], "temperature=-1"),
         (["--top-p", "0"], "top_p=0"),
         (["--n", "0"], "n=0"),
-        (["--dtype", "int8"], "int8"),
+        (["--dtype", "int4"], "int4"),
         (["--device", "toaster"], "toaster"),
         (["--max-new-tokens", "100000"], "max_new_tokens=100000"),
     ],

@@ -122,8 +122,8 @@ def test_dtypes(tmp_path: Path) -> None:
     saved = save_drafter(load["bf16"], tmp_path / "bf16")
     assert json.loads((saved / "config.json").read_text())["dtype"] == "bfloat16"
     assert load_drafter(saved, tiny_target(), "auto").nbytes == load["bf16"].nbytes
-    with pytest.raises(ConfigError, match="int8"):
-        load_drafter(tmp_path, tiny_target(), "int8")
+    with pytest.raises(ConfigError, match="int4"):
+        load_drafter(tmp_path, tiny_target(), "int4")
     with pytest.raises(ConfigError, match="int8"):
         init_drafter(EAGLE, tiny_target(), 4, dtype="int8")
 

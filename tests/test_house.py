@@ -20,7 +20,7 @@ OPS = sorted(p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.starts
 LAYERS = (
     ("errors",),
     ("env",),
-    ("tree", "sampling", "kv_cache", "state", "result", "tokenizer", "text"),
+    ("tree", "sampling", "kv_cache", "state", "result", "tokenizer", "text", "quantize"),
     ("ref", "triton_kernels", "_C"),
     ("ops", "build"),
     ("convert", "hub", "models"),
@@ -71,6 +71,8 @@ def test_an_op_has_all_its_rooms() -> None:
         yield from (f"pspec_rt/ref/{op}.py", f"tests/ops/test_{op}.py", f"bench/ops/bench_{op}.py")
         if "cpu" in REGISTRY[op].backends:
             yield f"csrc/cpu/{op}.cpp"
+        if "triton" in REGISTRY[op].backends:
+            yield f"triton_kernels/{op}.py"
 
     none(f"op {op} lacks {room}" for op in OPS for room in rooms(op) if not (ROOT / room).is_file())
 
@@ -78,7 +80,9 @@ def test_an_op_has_all_its_rooms() -> None:
 def test_rooms_belong_to_an_op() -> None:
     refs = {p.stem for p in (PACKAGE / "ref").glob("*.py") if not p.stem.startswith("_")}
     benches = {p.stem.removeprefix("bench_") for p in (ROOT / "bench" / "ops").glob("bench_*.py")}
+    kernels = {p.stem for p in (ROOT / "triton_kernels").glob("*.py") if not p.stem.startswith("_")}
     assert refs == benches == set(OPS) == set(REGISTRY)
+    assert kernels == {name for name, op in REGISTRY.items() if "triton" in op.backends}
 
 
 def imports(path: Path) -> Iterator[tuple[int, list[str]]]:

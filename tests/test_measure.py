@@ -195,6 +195,15 @@ def test_plain_decoding_alone(questions: Path, threads: None) -> None:
     assert set(report.questions[0]["contenders"]) == {"plain"} and "speedup_over_plain" not in report.summary
 
 
+@pytest.mark.usefixtures("threads")
+def test_int8_is_named_and_counted_in_its_own_bytes(questions: Path) -> None:
+    sizes = {}
+    for dtype in ("bf16", "int8"):
+        report = measure(BenchConfig(questions, tiny_checkpoint(), "none", max_new_tokens=4, limit=1, dtype=dtype))
+        sizes[report.meta["dtype"]] = report.meta.get("weight_bytes", 0)
+    assert set(sizes) == {"bfloat16", "int8"} and (not native.available or sizes["int8"] < 0.7 * sizes["bfloat16"])
+
+
 def test_questions_that_do_not_fit_are_left_out(questions: Path, threads: None) -> None:
     with questions.open("a") as file:
         file.write(json.dumps({"question_id": 4, "category": "qa", "turns": ["x" * 600]}))

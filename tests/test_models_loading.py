@@ -67,9 +67,9 @@ def test_auto_dtype_without_a_word_in_the_config(tmp_path: Path) -> None:
     assert load_target(folder).dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "int8", torch.float16])
+@pytest.mark.parametrize("dtype", ["fp16", "int4", torch.float16])
 def test_unknown_dtype_names_the_choices(dtype: str | torch.dtype) -> None:
-    with pytest.raises(ConfigError, match="'auto', 'bf16' or 'fp32'"):
+    with pytest.raises(ConfigError, match="'auto', 'bf16', 'fp32', 'int8' or 'int8a8'"):
         load_target(tiny_checkpoint(), dtype=dtype)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pspec_rt.measure.bandwidth import read_bandwidth, streaming_buffer
 from pspec_rt.measure.meta import conditions
 from pspec_rt.measure.run import set_threads
-from pspec_rt.ops._dispatch import REGISTRY, native
+from pspec_rt.ops._dispatch import REGISTRY, obstacle
 
 SAMPLE_SECONDS = 2e-3  # of calls between two clock readings
 SAMPLES, QUICK_SAMPLES = 15, 5
@@ -118,7 +118,9 @@ class WeightPool:
     """
 
     def __init__(self) -> None:
-        self._values = streaming_buffer(MOST_WEIGHT_BYTES).view(BF16)
+        on_gpu = torch.get_default_device().type == "cuda"
+        memory = torch.empty(MOST_WEIGHT_BYTES, dtype=torch.uint8) if on_gpu else streaming_buffer(MOST_WEIGHT_BYTES)
+        self._values = memory.view(BF16)
         pattern = bf16(1 << 20)
         for part in self._values.split(pattern.numel()):
             part.copy_(pattern[: part.numel()])
@@ -148,12 +150,11 @@ def weights(*shape: int) -> Tensor:
     return pool().take(*shape)
 
 
-def backends_of(op: str, wanted: str | None = None) -> dict[str, Run]:
+def backends_of(op: str, wanted: str | None = None, device: str = "cpu") -> dict[str, Run]:
     """The backends of an op that can run here, ref first; only `wanted` if it is one of them, else only ref."""
     backends = REGISTRY[op].backends
-    usable = {name: backends[name] for name in ("ref", "cpu") if name in backends}
-    if not native.available:
-        usable.pop("cpu", None)
+    names = ("ref", "triton") if device == "cuda" else ("ref", "cpu")
+    usable = {name: backends[name] for name in names if name in backends and obstacle(name, device) is None}
     if wanted is not None:
         name = wanted if wanted in usable else "ref"
         usable = {name: usable[name]}
@@ -171,9 +172,31 @@ def measure(op: str, case: Case, backends: Mapping[str, Run], samples: int, gbs:
         for name, run in contenders.items():
             times[name].append(_sample(run, calls, case, repeats[name]))
     us = {name: numpy.percentile(seconds, (50, 20, 80)) * 1e6 for name, seconds in times.items()}
-    for name in backends:
+    return _lines(op, case, us, gbs)
+
+
+def measure_on_gpu(
+    op: str, case: Case, backends: Mapping[str, Run], gbs: float | None, device: str = "cuda"
+) -> Iterator[Line]:
+    """The same on a GPU: calls on copies of the data that together exceed its L2 cache, in a CUDA graph."""
+    from bench.gpu.kernels import bind, cold  # which imports this module
+    from bench.gpu.timing import time_calls
+
+    variants, us = cold(case), {}
+    for name, run in {**backends, "torch": case.torch or REGISTRY[op].backends["ref"]}.items():
+        timing = time_calls([bind(run, *variant) for variant in variants], device)
+        us[name] = (timing.us, timing.us_p20, timing.us_p80)
+    return _lines(op, case, us, gbs)
+
+
+def _lines(op: str, case: Case, us: Mapping[str, Sequence[float]], gbs: float | None) -> Iterator[Line]:
+    """The lines of a case from microseconds per call (median, 20th and 80th percentile) of backends and "torch"."""
+    torch_us = float(us["torch"][0])
+    for name in us:
+        if name == "torch":
+            continue
         median, p20, p80 = map(float, us[name])
-        speed, torch_us = case.bytes / median / 1e3, float(us["torch"][0])
+        speed = case.bytes / median / 1e3
         fraction = None if gbs is None else speed / gbs
         place = (op, case.model, case.rows, case.shape, name)
         yield Line(*place, median, p20, p80, speed, fraction, torch_us, torch_us / median)
@@ -217,6 +240,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="one model, two row counts, few samples")
     parser.add_argument("--models", metavar="MODEL,...", help=f"of {', '.join(model.name for model in MODELS)}")
     parser.add_argument("--rows", metavar="N,...", help="row counts: tree nodes, path slots or drafted tokens")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where tensors are (default: cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="of the kernels and of torch (default: all cores)")
 
 
@@ -235,6 +259,17 @@ def choices(what: str, names: str, known: Iterable[str]) -> list[str]:
     return chosen
 
 
+def device_bandwidth(device: str) -> tuple[float | None, dict[str, Any] | None]:
+    """GB/s at which memory is read, and how that was measured."""
+    if device == "cuda":
+        from bench.gpu.memory import read_bandwidth as read_on_gpu  # needs Triton
+
+        gbs = read_on_gpu(device)
+        return gbs, {"gbs": gbs, "gpu": torch.cuda.get_device_name()}
+    bandwidth = read_bandwidth()
+    return (None, None) if bandwidth is None else (bandwidth.gbs, asdict(bandwidth))
+
+
 def run_benchmarks(
     ops: Mapping[str, Callable[[Model, int], Iterable[Case]]],
     args: argparse.Namespace,
@@ -248,17 +283,24 @@ def run_benchmarks(
     counts = sorted(int(n) for n in args.rows.split(",")) if args.rows else sorted(rows)
     if args.quick:
         models, counts = models[:1], sorted({counts[0], counts[len(counts) // 2]})
-    bandwidth = read_bandwidth()
-    gbs = bandwidth and bandwidth.gbs
+    gbs, bandwidth = device_bandwidth(args.device)
     print(f"{threads} threads, read bandwidth {'not measured' if gbs is None else f'{gbs:.1f} GB/s'}")
     lines: list[Line] = []
-    for op, cases in ops.items():
-        todo = (case for model in models for count in counts for case in cases(model, count))
-        samples = QUICK_SAMPLES if args.quick else SAMPLES
-        backends = backends_of(op, backend)
-        lines += print_table(op, (line for case in todo for line in measure(op, case, backends, samples, gbs)))
+    samples = QUICK_SAMPLES if args.quick else SAMPLES
+    with torch.device(args.device):
+        for op, cases in ops.items():
+            todo = (case for model in models for count in counts for case in cases(model, count))
+            backends = backends_of(op, backend, args.device)
+            if args.device == "cuda":
+                if "triton" not in backends:
+                    print(f"{op}: no kernel for GPUs")
+                    continue
+                measured = (line for case in todo for line in measure_on_gpu(op, case, backends, gbs))
+            else:
+                measured = (line for case in todo for line in measure(op, case, backends, samples, gbs))
+            lines += print_table(op, measured)
     if args.json:
-        meta = conditions() | {"threads": threads, "read_bandwidth": bandwidth and asdict(bandwidth)}
+        meta = conditions() | {"threads": threads, "device": args.device, "read_bandwidth": bandwidth}
         meta["weight_pool_bytes"] = pool().nbytes if pool.cache_info().currsize else None
         args.json.write_text(json.dumps({"meta": meta, "lines": [asdict(x) for x in lines]}, indent=1) + "\n")
 

@@ -16,7 +16,7 @@ def cases(m: Model, P: int) -> Iterator[Case]:
         ids_BP, features_BPF = i32(torch.randint(0, m.V, (1, P))), bf16(1, P, F)
         masks_JM, out_BNM = bf16(J, m.M), bf16(1, P + J, m.M)
         rows = (ids_BP, features_BPF, i32([P]), masks_JM)
-        table = {"table_VM": bf16(m.V, m.M)}
+        table = {"table_VM": weights(m.V, m.M)}
 
         def make(W: int = m.M + F, rows: tuple = rows, out_BNM: torch.Tensor = out_BNM, table: dict = table) -> tuple:
             return (*rows, weights(m.M, W), out_BNM), table

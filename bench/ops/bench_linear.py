@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._bench import Case, Model, bf16, main, weights
+from ._bench import Case, Model, bf16, main, nbytes, weights
 
 
 def cases(m: Model, R: int) -> Iterator[Case]:
-    """qkv, output projection, gate+up, down; and the head with fp32 logits."""
+    """qkv, output projection, gate+up, down, as plain products; two as a layer runs them; the head with fp32 logits."""
     layer = ((m.M, (m.H + 2 * m.G) * m.E), (m.H * m.E, m.M), (m.M, 2 * m.I), (m.I, m.M))
     for I, O in layer:
         yield case(m, R, I, O, torch.bfloat16)
+    yield gated(m, R)
+    yield added(m, R)
     if R in (1, 8):
         yield case(m, R, m.M, m.V, torch.float32)
 
@@ -29,6 +31,41 @@ def case(m: Model, R: int, I: int, O: int, dtype: torch.dtype) -> Case:
         return (x_RI, weights(O, I), out_RO), {}
 
     return Case(m.name, R, f"{I} -> {O}", make, size, weights=2 * O * I, torch=plain)
+
+
+def gated(m: Model, R: int) -> Case:
+    """The first half of an MLP: norm, gate and up, and their product."""
+    x_RM, norm_M, out_RI = bf16(R, m.M), bf16(m.M), bf16(R, m.I)
+    options = {"norm_I": norm_M, "eps": 1e-5, "gated": True}
+    fused = 2 * 2 * m.I * m.M
+
+    def make() -> tuple:
+        return (x_RM, weights(2 * m.I, m.M), out_RI), options
+
+    size = nbytes(x_RM, norm_M, out_RI) + fused
+    return Case(m.name, R, f"norm, {m.M} -> 2 x {m.I}, gate", make, size, weights=fused, torch=plain_gated)
+
+
+def added(m: Model, R: int) -> Case:
+    """The second half: down, added to the residual stream."""
+    x_RI, residual_RM, down = bf16(R, m.I), bf16(R, m.M), 2 * m.I * m.M
+
+    def make() -> tuple:
+        return (x_RI, weights(m.M, m.I), residual_RM), {"add": True}
+
+    size = nbytes(x_RI, residual_RM, residual_RM) + down
+    return Case(m.name, R, f"{m.I} -> {m.M}, add", make, size, weights=down, torch=plain_added)
+
+
+def plain_gated(x_RM: Tensor, w_NM: Tensor, out_RI: Tensor, *, norm_I: Tensor, eps: float, gated: bool) -> Tensor:
+    """torch's own, one op after the other."""
+    gate_RI, up_RI = F.linear(F.rms_norm(x_RM, norm_I.shape, norm_I, eps), w_NM).chunk(2, dim=1)
+    return torch.mul(F.silu(gate_RI), up_RI, out=out_RI)
+
+
+def plain_added(x_RI: Tensor, w_MI: Tensor, out_RM: Tensor, *, add: bool) -> Tensor:
+    """torch's own in one call."""
+    return torch.addmm(out_RM, x_RI, w_MI.T, out=out_RM)
 
 
 def plain(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor) -> Tensor:

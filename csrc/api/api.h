@@ -33,4 +33,10 @@ inline DType dtype(int code) {
   return static_cast<DType>(code);
 }
 
+// Of a weight matrix, which may be packed int8.
+inline DType weight_dtype(int code) {
+  check(code >= 0 && code <= 3, "dtype code of a weight: expected 0 (float32), 1 (bfloat16), 2 (int8) or 3 (int8a8)");
+  return static_cast<DType>(code);
+}
+
 }  // namespace pspec::api

@@ -13,7 +13,7 @@ void linear(Address x, Address w, Address bias, Address norm, Address out, Int R
   check(R >= 0 && I > 0 && O >= 0, "linear: sizes must be positive");
   if (R == 0) return;
   launch("linear", cpu::linear, {pointer<void>(x), pointer<void>(w), pointer<void>(bias), pointer<void>(norm),
-               pointer<void>(out), R, I, O, eps, gated, add, dtype(x_dtype), dtype(w_dtype), dtype(out_dtype)});
+               pointer<void>(out), R, I, O, eps, gated, add, dtype(x_dtype), weight_dtype(w_dtype), dtype(out_dtype)});
 }
 
 void tree_attention(Address q, Address k, Address v, Address prefix, Address words, Address out, Int B, Int N, Int H,
@@ -34,7 +34,7 @@ void head_top_k(Address x, Address w, Address out_ids, Address out_scores, Addre
   check(temperature == 0 || (noise != 0 && noise_row != 0), "head_top_k: temperature needs noise and noise_row");
   launch("head_top_k", cpu::head_top_k, {pointer<void>(x), pointer<void>(w), pointer<int32_t>(out_ids), pointer<float>(out_scores),
                    pointer<float>(temperature), pointer<float>(noise), pointer<int32_t>(noise_row),
-                   pointer<int32_t>(id_map), R, M, D, V, C, dtype(x_dtype), dtype(w_dtype)});
+                   pointer<int32_t>(id_map), R, M, D, V, C, dtype(x_dtype), weight_dtype(w_dtype)});
 }
 
 void gumbel_noise(Address seed, Address first_position, Address out, Int B, Int P, Int V) {
@@ -78,9 +78,11 @@ void compact_kv(Address kv, Address path, Address count, Address length, Int L2,
                    B, G, S, row_bytes, P});
 }
 
-void embed(Address ids, Address table, Address out, Int R, Int V, Int row_bytes) {
-  check(R >= 0 && V > 0 && row_bytes > 0, "embed: sizes must be positive");
-  launch("embed", cpu::embed, {pointer<int32_t>(ids), pointer<char>(table), pointer<char>(out), R, V, row_bytes});
+void embed(Address ids, Address table, Address out, Int R, Int V, Int M, int table_dtype, int dtype_code) {
+  check(R >= 0 && V > 0 && M > 0, "embed: sizes must be positive");
+  check(table_dtype >= 2 || table_dtype == dtype_code, "embed: rows have the table's dtype unless that is int8");
+  launch("embed", cpu::embed, {pointer<int32_t>(ids), pointer<void>(table), pointer<void>(out), R, V, M,
+                      weight_dtype(table_dtype), dtype(dtype_code)});
 }
 
 void add_rms_norm(Address x, Address residual, Address weight, Address out, Int R, Int M, float eps, int dtype_code) {
@@ -106,12 +108,13 @@ void rope_append(Address qkv, Address positions, Address prefix, Address cos, Ad
 }
 
 void draft_inputs(Address ids, Address features, Address count, Address masks, Address fc, Address out, Address table,
-                  Address bias, Address anchor_map, Int B, Int P, Int J, Int M, Int F, Int E, Int V, int dtype_code) {
+                  Address bias, Address anchor_map, Int B, Int P, Int J, Int M, Int F, Int E, Int V, int dtype_code,
+                  int table_dtype) {
   check(B >= 0 && P >= 1 && J >= 0 && M > 0 && F >= 0 && E >= 0, "draft_inputs: sizes must be positive");
   check((table == 0) == (E == 0) && E + F > 0 && (table == 0 || V > 0), "draft_inputs: E must be the table's width");
   launch("draft_inputs", cpu::draft_inputs, {pointer<int32_t>(ids), pointer<void>(features), pointer<int32_t>(count), pointer<void>(masks),
                      pointer<void>(fc), pointer<void>(out), pointer<void>(table), pointer<void>(bias),
-                     pointer<void>(anchor_map), B, P, J, M, F, E, V, dtype(dtype_code)});
+                     pointer<void>(anchor_map), B, P, J, M, F, E, V, dtype(dtype_code), weight_dtype(table_dtype)});
 }
 
 void select_tokens(Address logits, Address out_ids, Address temperature, Address top_k, Address top_p, Address min_p,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../params.h"
+#include "isa/int8_layout.h"
 #include "isa/kernels.h"
 #include "thread_pool.h"
 
@@ -17,6 +18,11 @@ inline const void* at(const void* base, DType dtype, int64_t index) {
   return static_cast<const char*>(base) + index * size_of(dtype);
 }
 inline void* at(void* base, DType dtype, int64_t index) { return static_cast<char*>(base) + index * size_of(dtype); }
+
+// Rows `o` and on of a weight matrix with I inputs; `o` is a multiple of 16, so that int8 weights have a tile there.
+inline const void* weight_rows(const void* w, DType dtype, int64_t o, int64_t I) {
+  return is_int8(dtype) ? static_cast<const char*>(w) + int8_offset(o, I) : at(w, dtype, o * I);
+}
 
 inline void to_float(const void* from, DType dtype, int64_t n, float* to) {
   if (dtype == DType::kFloat32) {

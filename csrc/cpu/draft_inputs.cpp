@@ -4,6 +4,7 @@
 
 #include "convert.h"
 #include "launch.h"
+#include "table_row.h"
 
 namespace pspec::cpu {
 namespace {
@@ -26,10 +27,7 @@ Buffers carve(const DraftInputsParams& p) {
 
 // joined[r] = [table[ids[r]] ; features[r]]
 void join(const DraftInputsParams& p, int64_t r, void* joined) {
-  if (p.table != nullptr) {
-    const int64_t id = std::clamp<int64_t>(p.ids[r], 0, p.V - 1);
-    std::memcpy(joined, at(p.table, p.dtype, id * p.E), p.E * size_of(p.dtype));
-  }
+  if (p.table != nullptr) table_row(p.table, p.table_dtype, p.V, p.E, p.ids[r], joined, p.dtype);
   std::memcpy(at(joined, p.dtype, p.E), at(p.features, p.dtype, r * p.F), p.F * size_of(p.dtype));
 }
 

@@ -78,7 +78,7 @@ void head_top_k(const HeadTopKParams& p) {
     float* logits = scratch(ScratchSlot::kOutputs, p.R * kHeadTile);
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * kHeadTile, width = p.D - first < kHeadTile ? p.D - first : kHeadTile;
-      kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, first * p.M), p.w_dtype, width, p.M,
+      kernels().dot(x, p.x_dtype, p.R, weight_rows(p.w, p.w_dtype, first, p.M), p.w_dtype, width, p.M,
                     std::min(end * kHeadTile, p.D) - first - width, logits, kHeadTile);
       for (int64_t r = 0; r < p.R; ++r) {
         search_tile(p, r, first, width, logits + r * kHeadTile, tops[thread * p.R + r], stats[tile * p.R + r]);

@@ -53,7 +53,8 @@ class Finish {
   // to = sums + bias of the weight rows from o on, in the output's dtype.
   void round(float* sums, int64_t o, int64_t width, void* to) {
     if (p_.bias != nullptr) {
-      to_float(at(p_.bias, p_.w_dtype, o), p_.w_dtype, width, fp32_);
+      const DType dtype = is_int8(p_.w_dtype) ? p_.x_dtype : p_.w_dtype;
+      to_float(at(p_.bias, dtype, o), dtype, width, fp32_);
       kernels().add(sums, fp32_, width, sums);
     }
     from_float(sums, width, p_.out_dtype, to);
@@ -78,18 +79,22 @@ void linear(const LinearParams& p) {
   parallel_for(p.O, kGrain, [&](int64_t begin, int64_t end, int) {
     // Each thread norms and packs all rows for itself: cheaper than waiting for one to do it.
     const float* x = pack_activations(normed(p), p.x_dtype, p.w_dtype, p.R, p.I);
-    const int64_t chunk = chunk_of(p.R);
-    float* sums = scratch(ScratchSlot::kOutputs, (2 * p.R + Finish::kBuffers) * chunk);
-    float* up = sums + p.R * chunk;
-    Finish finish(p, chunk, up + p.R * chunk);
+    const int64_t chunk = chunk_of(p.R), stride = chunk + kInt8Rows;
+    float* sums = scratch(ScratchSlot::kOutputs, (2 * p.R + Finish::kBuffers) * stride);
+    float* up = sums + p.R * stride;
+    Finish finish(p, chunk, up + p.R * stride);
     for (int64_t o = begin; o < end; o += chunk) {
       const int64_t width = std::min(end - o, chunk), left = end - o - width;
+      // Where row 0 of weight rows `first` and on begins in `to`: after those of an int8 tile that begins before them.
       auto dot = [&](int64_t first, float* to) {
-        kernels().dot(x, p.x_dtype, p.R, at(p.w, p.w_dtype, first * p.I), p.w_dtype, width, p.I, left, to, chunk);
+        const int64_t before = is_int8(p.w_dtype) ? first % kInt8Rows : 0;
+        kernels().dot(x, p.x_dtype, p.R, weight_rows(p.w, p.w_dtype, first - before, p.I), p.w_dtype, before + width, p.I,
+                      left, to, stride);
+        return to + before;
       };
-      dot(o, sums);
-      if (p.gated) dot(p.O + o, up);
-      for (int64_t r = 0; r < p.R; ++r) finish.row(r, o, width, sums + r * chunk, up + r * chunk);
+      float* own = dot(o, sums);
+      float* gated = p.gated ? dot(p.O + o, up) : up;
+      for (int64_t r = 0; r < p.R; ++r) finish.row(r, o, width, own + r * stride, gated + r * stride);
     }
   });
 }

@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         tasks=tuple(args.task),
         peers=split_names(args.peers),
         dtype=args.dtype,
+        drafter_dtype=args.drafter_dtype,
         device=args.device,
         temperature=args.temperature,
         seed=args.seed,

@@ -28,7 +28,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
         "n-gram lookup, or a checkpoint",
     )
-    group.add_argument("--dtype", default="auto", help="auto (the checkpoint's), bf16 or fp32")
+    group.add_argument(
+        "--dtype", default="auto", metavar="auto|bf16|fp32|int8|int8a8", help="auto: the checkpoint's; int8: CPU only"
+    )
+    group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: as the target, but never int8")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument(
         "--ignore-generation-config",
@@ -84,7 +87,9 @@ def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
         progress=progress,
         ignore_generation_config=args.ignore_generation_config,
     )
-    return Generator(target, args.drafter, k=args.k, tree=args.tree, max_batch=max_batch)
+    return Generator(
+        target, args.drafter, drafter_dtype=args.drafter_dtype, k=args.k, tree=args.tree, max_batch=max_batch
+    )
 
 
 def show_progress() -> bool:

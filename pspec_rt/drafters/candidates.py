@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ..errors import ConfigError
+from ..quantize import Weight
 from ..state import DecodeState
 
 
@@ -19,7 +20,7 @@ def check_candidates(state: DecodeState, vocabulary: int, kind: str) -> None:
         )
 
 
-def rank_candidates(state: DecodeState, hidden_RM: Tensor, head_DM: Tensor, id_map_D: Tensor | None = None) -> None:
+def rank_candidates(state: DecodeState, hidden_RM: Tensor, head_DM: Weight, id_map_D: Tensor | None = None) -> None:
     """Write all candidates of the state at once.
 
     Args:

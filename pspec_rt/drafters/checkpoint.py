@@ -46,7 +46,8 @@ def load_drafter(path_or_id: str | Path, target: Target, dtype: str | torch.dtyp
     Args:
         path_or_id: a folder, or an id on the hub.
         target: the model it will draft for; the drafter goes to its device.
-        dtype: "bf16", "fp32", "auto" (the checkpoint's own) or None for the target's.
+        dtype: "bf16", "fp32", "int8", "int8a8" (see `load_target`), "auto" (the checkpoint's own), or None: that of
+            the target's activations, so never int8.
 
     Raises:
         CheckpointError: nothing there, damaged, incomplete, or of no known format (the message says what was seen).
@@ -111,7 +112,7 @@ def _load_feature(
     check_masks(config, checkpoint)
     optional = set(checkpoint.names)
     check_head(config, HEAD in optional, D2T in optional, target.config)
-    chosen = target.dtype if dtype is None else resolve_dtype(dtype, config.layers, checkpoint)
+    chosen, a8 = resolve_dtype(target.dtype if dtype is None else dtype, config.layers, checkpoint, target.device)
     shapes = FeatureWeights.empty(config, optional, chosen, "meta").pieces(config)
     checkpoint.check(shapes, spare={D2T, "t2d"})
     d2t_D = checkpoint.integers(D2T) if D2T in checkpoint else None
@@ -119,6 +120,7 @@ def _load_feature(
         check_d2t(config, d2t_D, target.config)
     weights = FeatureWeights.empty(config, optional, chosen, target.device)
     checkpoint.load(weights.pieces(config))
+    weights = weights if a8 is None else weights.quantized(a8)
     weights.d2t_D = None if d2t_D is None else d2t_D.to(target.device)
     return FEATURE_FAMILIES[config.kind](config, weights, target)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, DrafterMismatchError
+from ..errors import CheckpointError, ConfigError, DrafterMismatchError
 from ..models.config import ModelConfig
 from ..models.weights import Checkpoint
+from ..quantize import Int8Weight, Weight
 from .config import FeatureConfig
 from .weights import D2T, HEAD, MASK_EMBEDDING
 
@@ -21,6 +22,14 @@ def check_vocabulary(name: str, own: int, target: ModelConfig) -> None:
             f"{name}: the draft model has a vocabulary of {own} tokens, the target "
             f"({target.architecture}) has {target.vocab_size}: "
             "use a draft model with the target's tokenizer"
+        )
+
+
+def check_saveable(kind: str, weight: Weight) -> None:
+    """Raise ConfigError if a drafter, known by one of its matrices, is int8: checkpoints hold float weights."""
+    if isinstance(weight, Int8Weight):
+        raise ConfigError(
+            f"the {kind} drafter has {weight.dtype} weights, which cannot be saved: load it in bf16 or fp32"
         )
 
 

@@ -17,9 +17,11 @@ from ..models.decoder import Stack
 from ..models.rope import Rope
 from ..models.target import Target
 from ..models.workspace import Rows, Workspace
+from ..quantize import Weight, select_rows
 from ..state import DecodeState
 from .base import Drafter, DraftRows
 from .candidates import as_id_map, check_candidates, rank_candidates
+from .checks import check_saveable
 from .config import FeatureConfig
 from .weights import D2T, FeatureWeights
 
@@ -62,24 +64,25 @@ class FeatureDrafter(Drafter):
         self.head_DM = self._head(target)
         self.table_VE = self.token_table(target)
         self.mask_inputs_JM = self.mask_inputs()
-        self.nbytes = sum(tensor.nbytes for tensor in self.checkpoint()[1].values())
+        self.nbytes = weights.nbytes
 
-    def _head(self, target: Target) -> Tensor:
+    def _head(self, target: Target) -> Weight:
         """[D, Md] its own head, or the target's: all of it, or the rows of a reduced vocabulary."""
         if self.weights.head_DM is not None:
             return self.weights.head_DM
         head_VM = target.decoder.head_VM
-        return head_VM if self.id_map_D is None else head_VM[self.id_map_D]
+        return head_VM if self.id_map_D is None else select_rows(head_VM, self.id_map_D)
 
     @abstractmethod
-    def token_table(self, target: Target) -> Tensor | None:
-        """Embeddings joined to the features, in the drafter's dtype; None if the drafter reads no tokens."""
+    def token_table(self, target: Target) -> Weight | None:
+        """Embeddings joined to the features, in the drafter's dtype or int8; None if the drafter reads no tokens."""
 
     @abstractmethod
     def mask_inputs(self) -> Tensor:
         """[J, M] what enters the layers at the mask rows, the same every round."""
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        check_saveable(self.kind, self.weights.layers[0].qkv_XM)
         tensors = self.weights.pieces(self.config)
         if self.weights.d2t_D is not None:
             tensors[D2T] = self.weights.d2t_D

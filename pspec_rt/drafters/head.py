@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.target import Target
+from ..quantize import Int8Weight, Weight
 from .feature import FeatureDrafter
 
 
@@ -17,9 +18,10 @@ class HeadDrafter(FeatureDrafter):
     fc([mask_embedding_j ; mask_feature]), j positions after the anchor, and predicts the token j after the anchor's.
     """
 
-    def token_table(self, target: Target) -> Tensor:
+    def token_table(self, target: Target) -> Weight:
         own = self.weights.embed_VE
-        return (target.decoder.embed_VM if own is None else own).to(self.dtype)
+        table_VE = target.decoder.embed_VM if own is None else own
+        return table_VE if isinstance(table_VE, Int8Weight) else table_VE.to(self.dtype)
 
     def mask_inputs(self) -> Tensor:
         weights = self.weights

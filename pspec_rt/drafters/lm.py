@@ -13,10 +13,11 @@ from ..kv_cache import KVCache
 from ..models.config import ModelConfig
 from ..models.target import Target, decoder_pieces
 from ..models.workspace import Workspace
+from ..quantize import first_rows
 from ..state import DecodeState
 from .base import Drafter, DraftRows
 from .candidates import check_candidates, rank_candidates, shared_noise
-from .checks import check_vocabulary
+from .checks import check_saveable, check_vocabulary
 from .config import LM, MAX_K, PARD
 
 
@@ -59,12 +60,13 @@ class LMDrafter(Drafter):
         self.default_k = default_k
         self.nbytes = model.nbytes
         self.lacks_ids = model.config.vocab_size < target.vocab_size
-        self.head_DM = self.decoder.head_VM[: target.vocab_size]
+        self.head_DM = first_rows(self.decoder.head_VM, target.vocab_size)
 
     def check_fit(self, target: ModelConfig) -> None:
         check_vocabulary(self.model.name, self.model.config.vocab_size, target)
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        check_saveable(self.kind, self.decoder.embed_VM)
         return self.raw, decoder_pieces(self.decoder)
 
     def prefill(

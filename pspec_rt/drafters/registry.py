@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+
 from ..models._json import read_json
 from ..models.target import Target
 from .base import Drafter
@@ -17,12 +19,15 @@ log = logging.getLogger("pspec_rt")
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 
 
-def find_drafter(spec: str | Path | Drafter | None, target: Target) -> Drafter | None:
+def find_drafter(
+    spec: str | Path | Drafter | None, target: Target, dtype: str | torch.dtype | None = None
+) -> Drafter | None:
     """The drafter `spec` stands for; one INFO line says which.
 
     Args:
         spec: None or "none" (plain decoding); "ngram"; "auto" (the shipped drafter made for this target, else n-gram
             lookup); a checkpoint folder or hub id; or a Drafter, which is checked and passed through.
+        dtype: of a checkpoint's weights; see `load_drafter`.
 
     Raises:
         CheckpointError, DrafterMismatchError: see `load_drafter`.
@@ -30,23 +35,23 @@ def find_drafter(spec: str | Path | Drafter | None, target: Target) -> Drafter |
     if spec is None or spec == "none":
         log.info("drafter: none, plain decoding")
         return None
-    drafter, origin = _find(spec, target)
+    drafter, origin = _find(spec, target, dtype)
     log.info("drafter: %s (%s), k=%d", drafter.kind, origin, drafter.default_k)
     return drafter
 
 
-def _find(spec: str | Path | Drafter, target: Target) -> tuple[Drafter, str]:
+def _find(spec: str | Path | Drafter, target: Target, dtype: str | torch.dtype | None) -> tuple[Drafter, str]:
     if isinstance(spec, Drafter):
         spec.check_fit(target.config)
         return spec, "as given"
     if spec == "ngram":
         return NgramDrafter(), "as asked for"
     if spec != "auto":
-        return load_drafter(spec, target), str(spec)
+        return load_drafter(spec, target, dtype), str(spec)
     shipped = shipped_for(target)
     if shipped is None:
         return NgramDrafter(), f"no shipped drafter was made for {target.name}"
-    return load_drafter(shipped, target), f"shipped, {shipped.name}"
+    return load_drafter(shipped, target, dtype), f"shipped, {shipped.name}"
 
 
 def shipped_for(target: Target) -> Path | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.layers import LayerWeights
 from ..models.memory import Arena
+from ..quantize import Int8Weight, Weight, quantize
 from .config import EAGLE, FeatureConfig
 
 D2T = "d2t"
@@ -22,7 +24,7 @@ INIT_STD = 0.02
 class ResBlock:
     """x + silu(W x + b), one per drafted depth, before the head."""
 
-    w_MM: Tensor
+    w_MM: Weight
     b_M: Tensor | None
 
 
@@ -40,8 +42,8 @@ class FeatureWeights:
     mask_feature_F: Tensor | None = None
     fc_bias_M: Tensor | None = None
     anchor_map_MW: Tensor | None = None
-    embed_VE: Tensor | None = None
-    head_DM: Tensor | None = None
+    embed_VE: Weight | None = None
+    head_DM: Weight | None = None
     d2t_D: Tensor | None = None
     blocks: tuple[ResBlock, ...] = ()
 
@@ -90,8 +92,8 @@ class FeatureWeights:
         )
 
     def pieces(self, config: FeatureConfig) -> dict[str, Tensor]:
-        """{checkpoint tensor name: the view it is copied into}; all but d2t."""
-        pieces: dict[str, Tensor | None] = {
+        """{checkpoint tensor name: the view it is copied into}; all but d2t. Of float weights."""
+        pieces: dict[str, Weight | None] = {
             "fc.weight": self.fc_MW,
             "fc.bias": self.fc_bias_M,
             MASK_EMBEDDING: self.mask_embedding_JE if config.k > 1 else None,
@@ -108,7 +110,32 @@ class FeatureWeights:
             }
         for index, layer in enumerate(self.layers):
             pieces |= layer.pieces(config.layers, f"layers.{index}.")
-        return {name: tensor for name, tensor in pieces.items() if tensor is not None}
+        return {name: tensor for name, tensor in pieces.items() if isinstance(tensor, Tensor)}
+
+    def quantized(self, a8: bool) -> FeatureWeights:
+        """The same weights with int8 matrices, but for those of `draft_inputs`, all in memory of its own."""
+        memory = Arena(self.fc_MW.device)
+
+        def rounded(weight: Weight) -> Int8Weight:
+            assert isinstance(weight, Tensor), "rounded already"
+            return quantize(weight, a8, memory.empty)
+
+        own: dict[str, Any] = {}
+        for field in fields(self):
+            weight = getattr(self, field.name)
+            if isinstance(weight, Tensor):
+                own[field.name] = rounded(weight) if field.name in ("embed_VE", "head_DM") else memory.copy(weight)
+        own["layers"] = [layer.quantized(a8, memory) for layer in self.layers]
+        biases = [None if block.b_M is None else memory.copy(block.b_M) for block in self.blocks]
+        own["blocks"] = tuple(ResBlock(rounded(b.w_MM), bias) for b, bias in zip(self.blocks, biases, strict=True))
+        return replace(self, **own)
+
+    @property
+    def nbytes(self) -> int:
+        own = [getattr(self, field.name) for field in fields(self)]
+        parts = [weight for block in self.blocks for weight in (block.w_MM, block.b_M)]
+        weights = [weight for weight in (*own, *parts) if isinstance(weight, (Tensor, Int8Weight))]
+        return sum(weight.nbytes for weight in weights) + sum(layer.nbytes for layer in self.layers)
 
 
 def randomize(pieces: Iterable[tuple[str, Tensor]], seed: int) -> None:

@@ -42,6 +42,7 @@ class BenchConfig:
     tasks: tuple[str, ...] = ()
     peers: tuple[str, ...] = ()
     dtype: str = "auto"
+    drafter_dtype: str | None = None
     device: str = "auto"
     temperature: float = 0.0
     seed: int = 0
@@ -105,7 +106,8 @@ def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
         device=config.device,
         ignore_generation_config=config.ignore_generation_config,
     )
-    generator = Generator(target, config.drafter, k=config.k, tree=config.tree, max_batch=1)
+    options: dict[str, Any] = {"drafter_dtype": config.drafter_dtype, "k": config.k, "tree": config.tree}
+    generator = Generator(target, config.drafter, **options, max_batch=1)
     plain = Generator(target, None, max_batch=1)
     ours = [PspecContender(PLAIN, plain, config.temperature, config.seed)]
     if generator.drafter is not None:
@@ -120,7 +122,7 @@ def _describe(config: BenchConfig, generator: Generator, threads: int) -> dict[s
         "target": target.path.name,
         "drafter": drafter.kind if drafter else None,
         "tree": generator.tree.name if generator.tree else None,
-        "dtype": str(target.dtype).removeprefix("torch."),
+        "dtype": target.dtype_name,
         "device": str(target.device),
         "threads": threads,
         "temperature": config.temperature,

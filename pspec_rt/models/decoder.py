@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .. import ops
 from ..kv_cache import KVCache
 from ..ops._graph import address, all_native
+from ..quantize import Weight
 from .config import ModelConfig
 from .layers import LayerWeights
 from .rope import Rope
@@ -242,10 +243,10 @@ class Decoder:
     """
 
     config: ModelConfig
-    embed_VM: Tensor
+    embed_VM: Weight
     stack: Stack
     norm_M: Tensor
-    head_VM: Tensor
+    head_VM: Weight
     taps: tuple[int, ...] = ()
 
     def with_taps(self, taps: tuple[int, ...]) -> Decoder:
@@ -285,6 +286,10 @@ class Decoder:
             norm_M=self.norm_M,
             taps=self._taps(features_RF),
         )
+
+    def prefills_exactly(self, device_type: str) -> bool:
+        """Whether a prefilled row's bits do not depend on how many rows run with it."""
+        return self.stack.prefills_exactly(device_type)
 
     def prefill_chunk(
         self,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..quantize import Int8Weight, Weight, quantize
 from .config import ModelConfig
 from .memory import Arena
 
@@ -15,10 +17,10 @@ from .memory import Arena
 class LayerWeights:
     """Weights of one layer (X = (H+2G)*E rows [q | k | v], O = H*E); None: the family has none."""
 
-    qkv_XM: Tensor
-    o_MO: Tensor
-    gate_up_2IM: Tensor  # gate rows, then up rows
-    down_MI: Tensor
+    qkv_XM: Weight
+    o_MO: Weight
+    gate_up_2IM: Weight  # gate rows, then up rows
+    down_MI: Weight
     input_norm_M: Tensor | None  # None: attention reads the residual stream itself (EAGLE-1)
     post_norm_M: Tensor
     qkv_bias_X: Tensor | None = None
@@ -63,9 +65,9 @@ class LayerWeights:
         )
 
     def pieces(self, config: ModelConfig, prefix: str) -> dict[str, Tensor]:
-        """{Hugging Face's tensor name: the view of the fused weights that it is copied into}."""
+        """{Hugging Face's tensor name: the view of the fused weights that it is copied into}; of float weights."""
         H, G, E = config.num_heads, config.num_kv_heads, config.head_dim
-        pieces: dict[str, Tensor | None] = {
+        pieces: dict[str, Weight | None] = {
             "self_attn.o_proj.weight": self.o_MO,
             "self_attn.o_proj.bias": self.o_bias_M,
             "mlp.down_proj.weight": self.down_MI,
@@ -79,15 +81,25 @@ class LayerWeights:
             ("weight", self.qkv_XM, self.gate_up_2IM),
             ("bias", self.qkv_bias_X, self.gate_up_bias_2I),
         ):
+            assert not isinstance(qkv, Int8Weight) and not isinstance(gate_up, Int8Weight), "int8 has no views of parts"
             if qkv is not None:
                 q, k, v = qkv.split([H * E, G * E, G * E])
                 pieces |= {f"self_attn.{part}_proj.{kind}": t for part, t in (("q", q), ("k", k), ("v", v))}
             if gate_up is not None:
                 gate, up = gate_up.chunk(2)
                 pieces |= {f"mlp.{part}_proj.{kind}": t for part, t in (("gate", gate), ("up", up))}
-        return {prefix + name: tensor for name, tensor in pieces.items() if tensor is not None}
+        return {prefix + name: tensor for name, tensor in pieces.items() if isinstance(tensor, Tensor)}
+
+    def quantized(self, a8: bool, memory: Arena) -> LayerWeights:
+        """The same layer with int8 matrices, all of it in `memory`."""
+        own: dict[str, Any] = {}
+        for field in fields(self):
+            weight = getattr(self, field.name)
+            if isinstance(weight, Tensor):
+                own[field.name] = quantize(weight, a8, memory.empty) if weight.dim() == 2 else memory.copy(weight)
+        return replace(self, **own)
 
     @property
     def nbytes(self) -> int:
-        tensors = (getattr(self, field.name) for field in fields(self))
-        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+        weights = (getattr(self, field.name) for field in fields(self))
+        return sum(weight.nbytes for weight in weights if isinstance(weight, (Tensor, Int8Weight)))

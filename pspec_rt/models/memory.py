@@ -16,10 +16,14 @@ class Arena:
 
     With ordinary 4 KB pages the address translation of a weight stream costs about as much as the stream; so on a CPU
     tensors are cut from blocks of which the system is asked for huge pages (madvise, where there is such a thing).
+    A block lives as long as one of its tensors.
+
+    Args:
+        block: bytes of a block; larger tensors get one of their own.
     """
 
-    def __init__(self, device: torch.device | str) -> None:
-        self.device = torch.device(device)
+    def __init__(self, device: torch.device | str, block: int = _BLOCK) -> None:
+        self.device, self._block_size = torch.device(device), block
         self._block = torch.empty(0, dtype=torch.uint8)
         self._used = 0
 
@@ -29,10 +33,14 @@ class Arena:
             return torch.empty(size, dtype=dtype, device=self.device)
         nbytes = torch.Size(size).numel() * dtype.itemsize
         if self._used + nbytes > len(self._block):
-            self._block = torch.empty(max(_BLOCK, nbytes), dtype=torch.uint8)
+            self._block = torch.empty(max(self._block_size, nbytes), dtype=torch.uint8)
             self._used = 0
             if native.available:
                 native.use_huge_pages(self._block.data_ptr(), len(self._block))
         piece = self._block[self._used : self._used + nbytes]
         self._used += -(-nbytes // _ALIGN) * _ALIGN
         return piece.view(dtype).view(size)
+
+    def copy(self, tensor: Tensor) -> Tensor:
+        """A copy of a tensor in this memory."""
+        return self.empty(*tensor.shape, dtype=tensor.dtype).copy_(tensor)

@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,18 +110,25 @@ class Checkpoint:
         Raises:
             CheckpointError: NaN or infinite weights.
         """
+        with self.progress(pieces, progress) as advance:
+            self.copy(pieces, advance)
+
+    def progress(self, pieces: Mapping[str, Tensor], show: bool) -> AbstractContextManager[Callable[[int], None]]:
+        """A bar over all of `pieces`, to be advanced by `copy`, perhaps of one part at a time."""
+        return progress_bar("loading weights", sum(piece.nbytes for piece in pieces.values()), show)
+
+    def copy(self, pieces: Mapping[str, Tensor], advance: Callable[[int], None]) -> None:
+        """As `load`; calls `advance(bytes)` after every tensor."""
         by_file: dict[Path, list[str]] = {}
         for name in pieces:
             by_file.setdefault(self._entry(name).file, []).append(name)
-        total = sum(piece.nbytes for piece in pieces.values())
-        with progress_bar("loading weights", total, progress) as advance:
-            for file, names in by_file.items():
-                for batch in _batches(names, pieces):
-                    with safe_open(file, framework="pt") as tensors:
-                        for name in batch:
-                            pieces[name].copy_(tensors.get_tensor(name))
-                            _check_finite(file, name, pieces[name])
-                            advance(pieces[name].nbytes)
+        for file, names in by_file.items():
+            for batch in _batches(names, pieces):
+                with safe_open(file, framework="pt") as tensors:
+                    for name in batch:
+                        pieces[name].copy_(tensors.get_tensor(name))
+                        _check_finite(file, name, pieces[name])
+                        advance(pieces[name].nbytes)
 
     def _entry(self, name: str) -> _Entry:
         if name not in self._entries:

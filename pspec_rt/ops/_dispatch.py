@@ -12,6 +12,7 @@ import torch
 
 from .. import env
 from ..errors import ConfigError
+from ..quantize import Int8Weight, Weight
 
 log = logging.getLogger("pspec_rt")
 
@@ -19,7 +20,8 @@ log = logging.getLogger("pspec_rt")
 PREFERENCE = {"cpu": ("cpu", "ref"), "cuda": ("cuda", "triton", "ref")}
 REGISTRY: dict[str, Op] = {}
 PAGE_SIZES = (16, 32, 64, 128, 256)  # rows of a page of a paged cache
-DTYPE_CODE = {torch.float32: 0, torch.bfloat16: 1}  # as in csrc/params.h
+# As in csrc/params.h; the names are those of an Int8Weight.
+DTYPE_CODE: dict[torch.dtype | str, int] = {torch.float32: 0, torch.bfloat16: 1, "int8": 2, "int8a8": 3}
 
 
 class _Native:
@@ -125,11 +127,11 @@ def choose_backends(device_type: str) -> dict[str, str]:
     return table
 
 
-def ptr(tensor: torch.Tensor | None) -> int:
+def ptr(tensor: Weight | None) -> int:
     """Address of a tensor's data for a native call, 0 for None; ValueError if not contiguous."""
     if tensor is None:
         return 0
-    if not tensor.is_contiguous():
+    if isinstance(tensor, torch.Tensor) and not tensor.is_contiguous():
         raise ValueError(
             f"native kernels read contiguous tensors, got shape {tuple(tensor.shape)} with strides {tensor.stride()}"
         )
@@ -155,7 +157,7 @@ def expect_block_table(block_table_BT: torch.Tensor, B: int, page: int) -> None:
         raise ValueError(f"k_BGSE, v_BGSE: pages of {page} rows; with a block table they hold one of {PAGE_SIZES}")
 
 
-def expect_shape(name: str, tensor: torch.Tensor, *shape: int) -> None:
+def expect_shape(name: str, tensor: Weight, *shape: int) -> None:
     """Raise ValueError naming the tensor unless it has exactly this shape."""
     if tensor.shape != shape:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
@@ -173,3 +175,10 @@ def expect_dtypes(dtype: torch.dtype, **tensors: torch.Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None and tensor.dtype is not dtype:
             expect_dtype(name, tensor, dtype)
+
+
+def expect_backend(op: Op, name: str, weight: Weight) -> None:
+    """Raise ValueError naming the matrix if it is an int8 one and the op's backend for it reads no such."""
+    if isinstance(weight, Int8Weight) and op(weight.device) not in (op.backends["ref"], op.backends.get("cpu")):
+        backend = op.backend(weight.device.type)
+        raise ValueError(f"{name}: int8 weights run on CPU only, not on backend {backend!r} of op {op.name!r}")

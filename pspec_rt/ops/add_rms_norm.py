@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ref.add_rms_norm import add_rms_norm as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor) -> None:
@@ -14,7 +14,7 @@ def _cpu(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float,
     native.add_rms_norm(ptr(x_RM), ptr(residual_RM), ptr(weight_M), ptr(out_RM), R, M, eps, code)
 
 
-_op = Op("add_rms_norm", ref=_ref, cpu=_cpu)
+_op = Op("add_rms_norm", ref=_ref, cpu=_cpu, triton=triton_kernel("add_rms_norm"))
 
 
 def add_rms_norm(x_RM: Tensor | None, residual_RM: Tensor, weight_M: Tensor, eps: float, out_RM: Tensor) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..quantize import Int8Weight, Weight
 from ..ref.draft_inputs import draft_inputs as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_backend, expect_dtypes, expect_shape, native, ptr, triton_kernel
 
 EXACT_ROWS = 64  # more are a prefill, where a library GEMM wins
 
@@ -19,7 +20,7 @@ def _cpu(
     fc_MW: Tensor,
     out_BNM: Tensor,
     *,
-    table_VM: Tensor | None = None,
+    table_VM: Weight | None = None,
     bias_M: Tensor | None = None,
     anchor_map_MW: Tensor | None = None,
 ) -> None:
@@ -31,10 +32,11 @@ def _cpu(
         return
     V, E = (0, 0) if table_VM is None else table_VM.shape
     code = DTYPE_CODE[out_BNM.dtype]
-    native.draft_inputs(*map(ptr, (*tensors, out_BNM, *weights)), B, P, J, M, F, E, V, code)
+    codes = (code, code if table_VM is None else DTYPE_CODE[table_VM.dtype])
+    native.draft_inputs(*map(ptr, (*tensors, out_BNM, *weights)), B, P, J, M, F, E, V, *codes)
 
 
-_op = Op("draft_inputs", ref=_ref, cpu=_cpu)
+_op = Op("draft_inputs", ref=_ref, cpu=_cpu, triton=triton_kernel("draft_inputs"))
 
 
 def draft_inputs(
@@ -45,7 +47,7 @@ def draft_inputs(
     fc_MW: Tensor,
     out_BNM: Tensor,
     *,
-    table_VM: Tensor | None = None,
+    table_VM: Weight | None = None,
     bias_M: Tensor | None = None,
     anchor_map_MW: Tensor | None = None,
 ) -> None:
@@ -63,7 +65,7 @@ def draft_inputs(
         mask_inputs_JM: [J, M] inputs of the mask rows, fc already applied; J may be 0.
         fc_MW: [M, W], W = E + F with a table of width E, else F.
         out_BNM: [B, P+J, M] written.
-        table_VM: [V, E] token embeddings, or None.
+        table_VM: [V, E] token embeddings, also as an `Int8Weight`, or None.
         bias_M: [M] or None.
         anchor_map_MW: [M, W] or None.
     """
@@ -72,7 +74,11 @@ def draft_inputs(
     expect_shape("fc_MW", fc_MW, M, width)
     expect_shape("out_BNM", out_BNM, B, P + J, M)
     expect_dtypes(torch.int32, ids_BP=ids_BP, count_B=count_B)
-    weights = {"table_VM": table_VM, "bias_M": bias_M, "anchor_map_MW": anchor_map_MW}
+    weights = {"bias_M": bias_M, "anchor_map_MW": anchor_map_MW}
     inputs = {"features_BPF": features_BPF, "mask_inputs_JM": mask_inputs_JM, "fc_MW": fc_MW}
     expect_dtypes(out_BNM.dtype, **inputs, **weights)
-    _op(out_BNM.device)(ids_BP, features_BPF, count_B, mask_inputs_JM, fc_MW, out_BNM, **weights)
+    if isinstance(table_VM, Int8Weight):
+        expect_backend(_op, "table_VM", table_VM)
+    else:
+        expect_dtypes(out_BNM.dtype, table_VM=table_VM)
+    _op(out_BNM.device)(ids_BP, features_BPF, count_B, mask_inputs_JM, fc_MW, out_BNM, table_VM=table_VM, **weights)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ..ref.gather_features import gather_features as _ref
-from ._dispatch import Op, expect_dtype, expect_shape
+from ._dispatch import Op, expect_dtype, expect_shape, triton_kernel
 
-_op = Op("gather_features", ref=_ref)
+_op = Op("gather_features", ref=_ref, triton=triton_kernel("gather_features"))
 
 
 def gather_features(features_RF: Tensor, path_BP: Tensor, out_BPF: Tensor) -> None:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ..ref.gumbel_noise import gumbel_noise as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(seed_B: Tensor, first_position_B: Tensor, out_BPV: Tensor) -> None:
     native.gumbel_noise(ptr(seed_B), ptr(first_position_B), ptr(out_BPV), *out_BPV.shape)
 
 
-_op = Op("gumbel_noise", ref=_ref, cpu=_cpu)
+_op = Op("gumbel_noise", ref=_ref, cpu=_cpu, triton=triton_kernel("gumbel_noise"))
 
 
 def gumbel_noise(seed_B: Tensor, first_position_B: Tensor, out_BPV: Tensor) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..quantize import Weight
 from ..ref.head_top_k import head_top_k as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_backend, expect_dtypes, expect_shape, native, ptr, triton_kernel
 
 MAX_C = 16
 
 
 def _cpu(
     x_RM: Tensor,
-    w_DM: Tensor,
+    w_DM: Weight,
     out_ids_RC: Tensor,
     out_scores_RC: Tensor | None,
     *,
@@ -31,12 +32,12 @@ def _cpu(
     )  # fmt: skip
 
 
-_op = Op("head_top_k", ref=_ref, cpu=_cpu)
+_op = Op("head_top_k", ref=_ref, cpu=_cpu, triton=triton_kernel("head_top_k"))
 
 
 def head_top_k(
     x_RM: Tensor,
-    w_DM: Tensor,
+    w_DM: Weight,
     out_ids_RC: Tensor,
     out_scores_RC: Tensor | None,
     *,
@@ -54,7 +55,7 @@ def head_top_k(
 
     Args:
         x_RM: [R, M] model dtype.
-        w_DM: [D, M] head, of the whole vocabulary or a reduced one.
+        w_DM: [D, M] head, of the whole vocabulary or a reduced one, also as an `Int8Weight`.
         out_ids_RC: [R, C] int32 written, C <= 16.
         out_scores_RC: [R, C] fp32 written: value - logsumexp of the row's values; or None.
         temperature_R: [R] fp32; None means all 0. Needs noise_QV and noise_row_R.
@@ -64,6 +65,7 @@ def head_top_k(
     """
     (R, M), (D, C) = x_RM.shape, (w_DM.shape[0], out_ids_RC.shape[1])
     expect_shape("w_DM", w_DM, D, M)
+    expect_backend(_op, "w_DM", w_DM)
     expect_shape("out_ids_RC", out_ids_RC, R, C)
     if not 1 <= C <= min(MAX_C, D):
         raise ValueError(f"out_ids_RC: C must be in 1..{min(MAX_C, D)}, got {C}")

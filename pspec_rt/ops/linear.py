@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..quantize import Weight
 from ..ref.linear import linear as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr, triton_kernel
+from ._dispatch import DTYPE_CODE, Op, expect_backend, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(
     x_RI: Tensor,
-    w_OI: Tensor,
+    w_OI: Weight,
     out_RO: Tensor,
     *,
     bias_O: Tensor | None = None,
@@ -32,7 +33,7 @@ _op = Op("linear", ref=_ref, cpu=_cpu, triton=triton_kernel("linear"))
 
 def linear(
     x_RI: Tensor,
-    w_OI: Tensor,
+    w_OI: Weight,
     out_RO: Tensor,
     *,
     bias_O: Tensor | None = None,
@@ -48,11 +49,16 @@ def linear(
     `add_rms_norm(None, x, norm_I, eps, x)`, `gated` those of `silu_mul` on a [R, 2 * out] result of
     out's dtype, `add` those of rounding to out's dtype and then adding to out.
 
+    With an `Int8Weight` activations, too, are whole numbers times a scale, per row and group of 64 inputs: x = q *
+    largest / limit, limit 32639 (finer than bf16), or 127 with `a8`. A group's sum of products is exact; the sums of
+    the groups, times both scales, are added in fp32 in ascending order. So all backends give the same bits; a NaN or an
+    infinity in a row makes the whole row NaN.
+
     Args:
         x_RI: [R, in] bf16 or fp32.
-        w_OI: [out, in] bf16 or fp32; gated: [2 * out, in], the gate's rows first.
+        w_OI: [out, in] bf16, fp32 or an `Int8Weight`; gated: [2 * out, in], the gate's rows first.
         out_RO: [R, out] written, with `add` also read; dtype of x, or fp32.
-        bias_O: [rows of w], dtype of w, or None.
+        bias_O: [rows of w], dtype of w, of x with an `Int8Weight`; or None.
         norm_I: [in], dtype of x: weight of an RMS norm of x that comes first; None: no norm.
         eps: of that norm, added to the mean square.
         gated: out = silu(gate) * up, y = x @ w.T being [gate | up].
@@ -64,6 +70,7 @@ def linear(
     (R, I), rows_of_w = x_RI.shape, w_OI.shape[0]
     O = rows_of_w // 2 if gated else rows_of_w
     expect_shape("w_OI", w_OI, 2 * O if gated else O, I)
+    expect_backend(_op, "w_OI", w_OI)
     expect_shape("out_RO", out_RO, R, O)
     expect_dtype("out_RO", out_RO, x_RI.dtype, torch.float32)
     if bias_O is not None:

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from ..ref.rope_append import rope_append as _ref
-from ._dispatch import DTYPE_CODE, Op, cache_strides, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import (
+    DTYPE_CODE,
+    Op,
+    cache_strides,
+    expect_block_table,
+    expect_dtypes,
+    expect_shape,
+    native,
+    ptr,
+    triton_kernel,
+)
 
 
 def _cpu(
@@ -22,7 +32,10 @@ def _cpu(
     q_norm_E: Tensor | None = None,
     k_norm_E: Tensor | None = None,
     eps: float = 1e-6,
+    block_table_BT: Tensor | None = None,
 ) -> None:
+    if block_table_BT is not None:
+        raise ValueError("block_table_BT: paged caches run on the backends ref and triton")
     (B, N, H, E), (G, S) = q_BNHE.shape, k_BGSE.shape[1:3]
     native.rope_append(
         ptr(qkv_RX), ptr(positions_BN), ptr(prefix_B), ptr(cos_SE), ptr(sin_SE),
@@ -31,7 +44,7 @@ def _cpu(
     )  # fmt: skip
 
 
-_op = Op("rope_append", ref=_ref, cpu=_cpu)
+_op = Op("rope_append", ref=_ref, cpu=_cpu, triton=triton_kernel("rope_append"))
 
 
 def rope_append(
@@ -47,6 +60,7 @@ def rope_append(
     q_norm_E: Tensor | None = None,
     k_norm_E: Tensor | None = None,
     eps: float = 1e-6,
+    block_table_BT: Tensor | None = None,
 ) -> None:
     """q = rope(norm(q)), cache row prefix[b] + n = rope(norm(k)) and v, for row r = b*N + n.
 
@@ -57,12 +71,15 @@ def rope_append(
     Args:
         qkv_RX: [B*N, (H+2G)*E] model dtype, a row is [q heads | k heads | v heads].
         positions_BN: [B, N] int32; clamped to the tables (padding, scratch past the end).
-        prefix_B: [B] int32, 0 <= prefix and prefix + N <= S.
+        prefix_B: [B] int32, 0 <= prefix and prefix + N <= S (T * page).
         cos_SE, sin_SE: [max_positions, E/2] fp32 tables, attention factor folded in.
         k_BGSE, v_BGSE: [B, G, S, E] one layer's cache; rows prefix .. prefix+N-1 are written.
         q_BNHE: [B, N, H, E] written.
         q_norm_E, k_norm_E: [E] weights of the per-head norms, both or neither.
         eps: of those norms.
+        block_table_BT: [B, T] int32 or None. If given, the cache is paged: k_BGSE, v_BGSE are pages
+            [num_pages, G, page, E] of 16, 32, .. or 256 rows, and cache row s of slot b is row s % page of page
+            block_table[b, s // page]. Entries of rows that are not written may hold anything.
     """
     (B, N, H, E), G = q_BNHE.shape, k_BGSE.shape[1]
     expect_shape("qkv_RX", qkv_RX, B * N, (H + 2 * G) * E)
@@ -72,5 +89,8 @@ def rope_append(
     expect_shape("cos_SE", cos_SE, sin_SE.shape[0], E // 2)
     expect_dtypes(torch.float32, cos_SE=cos_SE, sin_SE=sin_SE)
     expect_dtypes(q_BNHE.dtype, qkv_RX=qkv_RX, k_BGSE=k_BGSE, v_BGSE=v_BGSE, q_norm_E=q_norm_E, k_norm_E=k_norm_E)
+    if block_table_BT is not None:
+        expect_block_table(block_table_BT, B, k_BGSE.shape[2])
     tables = (cos_SE, sin_SE, k_BGSE, v_BGSE, q_BNHE)
-    _op(q_BNHE.device)(qkv_RX, positions_BN, prefix_B, *tables, q_norm_E=q_norm_E, k_norm_E=k_norm_E, eps=eps)
+    options = {"q_norm_E": q_norm_E, "k_norm_E": k_norm_E, "eps": eps, "block_table_BT": block_table_BT}
+    _op(q_BNHE.device)(qkv_RX, positions_BN, prefix_B, *tables, **options)

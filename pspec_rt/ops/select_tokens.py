@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..ref.select_tokens import select_tokens as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(
@@ -29,7 +29,7 @@ def _cpu(
     native.select_tokens(*map(ptr, (logits_RV, out_ids_R, *inputs, *outputs)), *logits_RV.shape, top)
 
 
-_op = Op("select_tokens", ref=_ref, cpu=_cpu)
+_op = Op("select_tokens", ref=_ref, cpu=_cpu, triton=triton_kernel("select_tokens"))
 
 
 def select_tokens(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ref.silu_mul import silu_mul as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(gate_up_R2I: Tensor, out_RI: Tensor) -> None:
     native.silu_mul(ptr(gate_up_R2I), ptr(out_RI), *out_RI.shape, DTYPE_CODE[out_RI.dtype])
 
 
-_op = Op("silu_mul", ref=_ref, cpu=_cpu)
+_op = Op("silu_mul", ref=_ref, cpu=_cpu, triton=triton_kernel("silu_mul"))
 
 
 def silu_mul(gate_up_R2I: Tensor, out_RI: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ref.store_tap import store_tap as _ref
-from ._dispatch import Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(state_RM: Tensor, features_RF: Tensor, column: int) -> None:
@@ -13,7 +13,7 @@ def _cpu(state_RM: Tensor, features_RF: Tensor, column: int) -> None:
     native.store_tap(ptr(state_RM), ptr(features_RF), R, M * size, F * size, column * size)
 
 
-_op = Op("store_tap", ref=_ref, cpu=_cpu)
+_op = Op("store_tap", ref=_ref, cpu=_cpu, triton=triton_kernel("store_tap"))
 
 
 def store_tap(state_RM: Tensor, features_RF: Tensor, column: int) -> None:

@@ -6,7 +6,17 @@ import torch
 from torch import Tensor
 
 from ..ref.tree_attention import tree_attention as _ref
-from ._dispatch import DTYPE_CODE, Op, cache_strides, expect_dtype, expect_shape, native, ptr
+from ._dispatch import (
+    DTYPE_CODE,
+    Op,
+    cache_strides,
+    expect_block_table,
+    expect_dtype,
+    expect_shape,
+    native,
+    ptr,
+    triton_kernel,
+)
 
 
 def _cpu(
@@ -19,7 +29,10 @@ def _cpu(
     *,
     scale: float,
     window: int = 0,
+    block_table_BT: Tensor | None = None,
 ) -> None:
+    if block_table_BT is not None:
+        raise ValueError("block_table_BT: paged caches run on the backends ref and triton")
     (B, N, H, E), (G, S) = q_BNHE.shape, k_BGSE.shape[1:3]
     stride_b, stride_g = cache_strides(k_BGSE, v_BGSE)
     native.tree_attention(
@@ -29,7 +42,7 @@ def _cpu(
     )  # fmt: skip
 
 
-_op = Op("tree_attention", ref=_ref, cpu=_cpu)
+_op = Op("tree_attention", ref=_ref, cpu=_cpu, triton=triton_kernel("tree_attention"))
 
 
 def tree_attention(
@@ -42,6 +55,7 @@ def tree_attention(
     *,
     scale: float,
     window: int = 0,
+    block_table_BT: Tensor | None = None,
 ) -> None:
     """out = softmax(scale * q k^T) v over the cache rows a node sees, in fp32.
 
@@ -59,12 +73,19 @@ def tree_attention(
         out_BNHE: [B, N, H, E] written; zeros for padding nodes.
         scale: multiplies the scores.
         window: if > 0, a node sees only its logical rows > t - window (sliding window attention).
+        block_table_BT: [B, T] int32 or None. If given, the cache is paged: k_BGSE, v_BGSE are pages
+            [num_pages, G, page, E] of 16, 32, .. or 256 rows, and cache row s of slot b is row s % page of page
+            block_table[b, s // page]. Entries of rows that no node sees may hold anything.
     """
     B, N, H, E = q_BNHE.shape
-    expect_shape("k_BGSE", k_BGSE, B, *k_BGSE.shape[1:3], E)
+    if block_table_BT is not None:
+        expect_block_table(block_table_BT, B, k_BGSE.shape[2])
+    slots = B if block_table_BT is None else k_BGSE.shape[0]
+    expect_shape("k_BGSE", k_BGSE, slots, *k_BGSE.shape[1:3], E)
     expect_shape("v_BGSE", v_BGSE, *k_BGSE.shape)
     expect_shape("words_BN", words_BN, B, N)
     expect_shape("out_BNHE", out_BNHE, B, N, H, E)
     expect_dtype("words_BN", words_BN, torch.int64)
     expect_dtype("k_BGSE", k_BGSE, q_BNHE.dtype)
-    _op(q_BNHE.device)(q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, scale=scale, window=window)
+    options = {"scale": scale, "window": window, "block_table_BT": block_table_BT}
+    _op(q_BNHE.device)(q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, **options)

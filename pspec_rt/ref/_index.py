@@ -12,3 +12,9 @@ from torch import Tensor
 def arange(n: int, device: torch.device) -> Tensor:
     """[n] int64: 0 .. n-1. Cached: the decode path asks for the same few again and again."""
     return torch.arange(n, device=device)
+
+
+def page_and_offset(block_table_BT: Tensor, row_BX: Tensor, page: int) -> tuple[Tensor, Tensor]:
+    """(page_BX int64, offset_BX): where rows of slot b lie in a paged cache; only their table entries are read."""
+    page_BX = block_table_BT.gather(1, (row_BX // page).long())
+    return page_BX.long(), row_BX % page

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..quantize import Weight
 from ._index import arange
+from .embed import embed
 
 
 def draft_inputs(
@@ -17,7 +19,7 @@ def draft_inputs(
     fc_MW: Tensor,
     out_BNM: Tensor,
     *,
-    table_VM: Tensor | None = None,
+    table_VM: Weight | None = None,
     bias_M: Tensor | None = None,
     anchor_map_MW: Tensor | None = None,
 ) -> None:
@@ -25,7 +27,8 @@ def draft_inputs(
     (B, P), J = ids_BP.shape, mask_inputs_JM.shape[0]
     joined_BPW = features_BPF
     if table_VM is not None:
-        embedded_BPM = F.embedding(ids_BP.clamp(min=0), table_VM)
+        embedded_BPM = features_BPF.new_empty(B, P, table_VM.shape[1])
+        embed(ids_BP.flatten(), table_VM, embedded_BPM.flatten(0, 1))
         joined_BPW = torch.cat([embedded_BPM, features_BPF], dim=2)
     out_BNM[:, :P] = F.linear(joined_BPW, fc_MW, bias_M)
     if J == 0:

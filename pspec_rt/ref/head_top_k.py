@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..quantize import Weight
 from ._index import arange
 from .linear import linear
 
 
 def head_top_k(
     x_RM: Tensor,
-    w_DM: Tensor,
+    w_DM: Weight,
     out_ids_RC: Tensor,
     out_scores_RC: Tensor | None,
     *,

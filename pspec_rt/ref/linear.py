@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..quantize import ZERO, Int8Weight, Weight, quantize_activations
 from .add_rms_norm import add_rms_norm
 from .silu_mul import silu_mul
 
 
 def linear(
     x_RI: Tensor,
-    w_OI: Tensor,
+    w_OI: Weight,
     out_RO: Tensor,
     *,
     bias_O: Tensor | None = None,
@@ -44,9 +45,20 @@ def linear(
         out_RO.add_(y_RO)
 
 
-def _product(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, bias_O: Tensor | None) -> None:
+def _product(x_RI: Tensor, w_OI: Weight, out_RO: Tensor, bias_O: Tensor | None) -> None:
     if out_RO.dtype == x_RI.dtype == w_OI.dtype:
         torch.mm(x_RI, w_OI.T, out=out_RO) if bias_O is None else out_RO.copy_(F.linear(x_RI, w_OI, bias_O))
         return
-    y_RO = x_RI.float() @ w_OI.float().T
+    y_RO = _int8_product(x_RI, w_OI) if isinstance(w_OI, Int8Weight) else x_RI.float() @ w_OI.float().T
     out_RO.copy_(y_RO if bias_O is None else y_RO + bias_O.float())
+
+
+def _int8_product(x_RI: Tensor, w_OI: Int8Weight) -> Tensor:
+    """Sums of a group are whole numbers below 2^29, exact in fp64 in any order."""
+    q_RGK, x_scale_RG = quantize_activations(x_RI, w_OI.a8)
+    w_OGK, w_scale_OG = w_OI.unpack()
+    y_RO = x_scale_RG.new_zeros(q_RGK.shape[0], w_OI.O)
+    for g in range(w_scale_OG.shape[1]):
+        sum_RO = q_RGK[:, g].double() @ (w_OGK[:, g].double() - ZERO).T
+        y_RO += sum_RO.float() * (x_scale_RG[:, g, None] * w_scale_OG[:, g])
+    return y_RO

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._index import arange, page_and_offset
+
 
 def rope_append(
     qkv_RX: Tensor,
@@ -22,6 +24,7 @@ def rope_append(
     q_norm_E: Tensor | None = None,
     k_norm_E: Tensor | None = None,
     eps: float = 1e-6,
+    block_table_BT: Tensor | None = None,
 ) -> None:
     """q = rope(q), cache row prefix + n = rope(k), v; see `pspec_rt.ops.rope_append`."""
     (B, N, H, E), G = q_BNHE.shape, k_BGSE.shape[1]
@@ -37,7 +40,10 @@ def rope_append(
         )
     y_BNXE = _rotate(x_BNXE, positions_BN, cos_SE, sin_SE)
     q_BNHE.copy_(y_BNXE[:, :, :H])
-    row_BNG = _cache_rows(prefix_B, N, G, k_BGSE.shape[2])
+    if block_table_BT is None:
+        row_BNG = _cache_rows(prefix_B, N, G, k_BGSE.shape[2])
+    else:
+        row_BNG = _page_rows(prefix_B, N, G, k_BGSE.shape[2], block_table_BT)
     _append(k_BGSE, row_BNG, y_BNXE[:, :, H:])
     _append(v_BGSE, row_BNG, heads_BNXE[:, :, H + G :])
 
@@ -53,6 +59,13 @@ def _first_rows(B: int, N: int, G: int, S: int, device: torch.device) -> Tensor:
     """row_BNG for prefixes of 0. Cached: the same for every layer and round."""
     head_B1G = (torch.arange(B * G, device=device) * S).view(B, 1, G)
     return head_B1G + torch.arange(N, device=device).view(N, 1)
+
+
+def _page_rows(prefix_B: Tensor, N: int, G: int, page: int, block_table_BT: Tensor) -> Tensor:
+    """row_BNG: the same in a layer's pages seen as [num_pages*G*page, E]."""
+    row_BN = prefix_B[:, None] + arange(N, prefix_B.device)
+    page_BN, offset_BN = page_and_offset(block_table_BT, row_BN, page)
+    return (page_BN[:, :, None] * G + arange(G, prefix_B.device)) * page + offset_BN[:, :, None]
 
 
 def _append(cache_BGSE: Tensor, row_BNG: Tensor, new_BNGE: Tensor) -> None:

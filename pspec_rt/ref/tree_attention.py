@@ -18,8 +18,11 @@ def tree_attention(
     *,
     scale: float,
     window: int = 0,
+    block_table_BT: Tensor | None = None,
 ) -> None:
     """softmax(q k^T scale) v over prefix and ancestors; see `pspec_rt.ops.tree_attention`."""
+    if block_table_BT is not None:
+        k_BGSE, v_BGSE = _joined_pages(k_BGSE, block_table_BT), _joined_pages(v_BGSE, block_table_BT)
     (B, N, H, E), (G, S) = q_BNHE.shape, k_BGSE.shape[1:3]
     seen_BNS = _visible(prefix_B, words_BN, S, window)
     seen_BGXS = seen_BNS[:, None, :, None].expand(B, G, N, H // G, S).reshape(B, G, N * (H // G), S)
@@ -31,6 +34,14 @@ def tree_attention(
     weights_BGXS = torch.where(seen_BGXS, torch.softmax(scores_BGXS, dim=-1), 0.0)
     out_BGXE = _weighted_sum(weights_BGXS, seen_BGXS, v_BGSE.float())
     out_BNHE.copy_(out_BGXE.view(B, G, N, H // G, E).transpose(1, 2).reshape(B, N, H, E))
+
+
+def _joined_pages(pages: Tensor, block_table_BT: Tensor) -> Tensor:
+    """Pages [num_pages, G, page, E] as x_BGSE, S = T * page; unused entries give some page, of rows nobody sees."""
+    (B, T), (G, page, E) = block_table_BT.shape, pages.shape[1:]
+    table_X = block_table_BT.clamp(0, pages.shape[0] - 1).view(-1)
+    x_BTGUE = pages.index_select(0, table_X).view(B, T, G, page, E)
+    return x_BTGUE.transpose(1, 2).reshape(B, G, T * page, E)
 
 
 def _visible(prefix_B: Tensor, words_BN: Tensor, S: int, window: int) -> Tensor:

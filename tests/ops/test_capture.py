@@ -53,7 +53,11 @@ CALLS: dict[str, list[Callable[[], None]]] = {
         lambda: ops.rope_append(
             f32(R, (H + 2 * G) * E), i32(B, N), i32(B), f32(S, E // 2), f32(S, E // 2), f32(*CACHE), f32(*CACHE),
             f32(B, N, H, E), q_norm_E=f32(E), k_norm_E=f32(E),
-        )
+        ),
+        lambda: ops.rope_append(
+            f32(R, (H + 2 * G) * E), i32(B, N), i32(B), f32(S, E // 2), f32(S, E // 2), f32(*CACHE), f32(*CACHE),
+            f32(B, N, H, E), block_table_BT=i32(B, 3),
+        ),
     ],
     "tree_attention": [
         lambda: ops.tree_attention(

@@ -66,6 +66,28 @@ def test_impossible_wishes(default_backends: pytest.MonkeyPatch, value: str, mes
         ops.choose_backends("cpu")
 
 
+def test_triton_is_for_gpus(default_backends: pytest.MonkeyPatch) -> None:
+    default_backends.setattr(_dispatch.importlib.util, "find_spec", lambda name: object())
+    default_backends.setenv("TRITON_INTERPRET", "1")
+    assert "triton" not in ops.choose_backends("cpu").values()  # never chosen unless forced
+    table = ops.choose_backends("cuda")
+    assert table == {name: "triton" if "triton" in op.backends else "ref" for name, op in REGISTRY.items()}
+    default_backends.setenv("PSPEC_BACKEND", "silu_mul:triton")
+    assert ops.choose_backends("cpu")["silu_mul"] == "triton"
+    default_backends.setenv("TRITON_INTERPRET", "0")
+    assert ops.choose_backends("cuda")["silu_mul"] == "triton"
+    with pytest.raises(ConfigError, match="'silu_mul' cannot run on backend 'triton'.*TRITON_INTERPRET=1"):
+        ops.choose_backends("cpu")
+
+
+def test_without_triton(default_backends: pytest.MonkeyPatch) -> None:
+    default_backends.setattr(_dispatch.importlib.util, "find_spec", lambda name: None)
+    assert set(ops.choose_backends("cuda").values()) == {"ref"}
+    default_backends.setenv("PSPEC_BACKEND", "silu_mul:triton")
+    with pytest.raises(ConfigError, match="triton is not installed"):
+        ops.choose_backends("cuda")
+
+
 def test_an_op_chooses_once_per_device_type(default_backends: pytest.MonkeyPatch) -> None:
     default_backends.setattr(_dispatch, "REGISTRY", {})
     op = Op("tried", ref=lambda: None, cpu=lambda: None)

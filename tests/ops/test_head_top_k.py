@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pspec_rt import ops
 
-from .cases import ROWS, WILD, ref_of, same_bits, set_threads
+from .cases import ROWS, WILD, interpreted, ref_of, same_bits, set_threads
 
 BF16, FP32 = torch.bfloat16, torch.float32
 
@@ -113,9 +113,9 @@ def test_rows_are_independent(backend: str) -> None:
         pytest.skip("ref calls a library GEMM: exact up to near-ties only")
     x_RM, w_DM = torch.randn(9, 64).to(BF16), torch.randn(1500, 64).to(BF16)
     whole = head_top_k(x_RM, w_DM, 4)
-    for threads in (1, 2):
+    for threads in (1,) if interpreted() else (1, 2):
         set_threads(threads)
-        for r in range(9):
+        for r in range(0, 9, 4 if interpreted() else 1):
             ids_RC, scores_RC = head_top_k(x_RM[r : r + 1], w_DM, 4)
             assert torch.equal(ids_RC, whole[0][r : r + 1])
             assert same_bits(scores_RC, whole[1][r : r + 1])

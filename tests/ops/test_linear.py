@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pspec_rt import ops
+from pspec_rt.ops._dispatch import REGISTRY
 
 from .cases import ROWS, assert_rows_independent, same_bits
 
@@ -103,8 +104,36 @@ def separately(
     return start_RO + y_RO if add else y_RO
 
 
+@pytest.mark.parametrize("dtypes", [(BF16, BF16), (BF16, FP32), (FP32, FP32)])
+@pytest.mark.parametrize("R", [3, 18])
+def test_fused_equals_the_separate_ops(backend: str, R: int, dtypes: tuple[torch.dtype, ...]) -> None:
+    """norm, bias, gate and residual at once, against one op of the same backend after the other."""
+    dtype, out_dtype = dtypes
+    I, O = 70, 20
+    x_RI, w_NI, norm_I, bias_N = (torch.randn(*s).to(dtype) for s in ((R, I), (2 * O, I), (I,), (2 * O,)))
+    before_RO = torch.randn(R, O).to(out_dtype)
+
+    def run(op: str, *args: object, **kwargs: object) -> None:
+        REGISTRY[op].backends[backend](*args, **kwargs)
+
+    normed_RI, y_RN, product_RO = torch.empty_like(x_RI), before_RO.new_empty(R, 2 * O), torch.empty_like(before_RO)
+    run("add_rms_norm", None, x_RI, norm_I, 1e-5, normed_RI)
+    run("linear", normed_RI, w_NI, y_RN, bias_O=bias_N)
+    run("silu_mul", y_RN, product_RO)
+    for add in (False, True):
+        out_RO = before_RO.clone()
+        ops.linear(x_RI, w_NI, out_RO, bias_O=bias_N, norm_I=norm_I, eps=1e-5, gated=True, add=add)
+        assert same_bits(out_RO, before_RO + product_RO if add else product_RO)
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="w_OI"):
         ops.linear(torch.zeros(2, 4), torch.zeros(3, 5), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="out_RO.*dtype"):
         ops.linear(torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(2, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match="w_OI"):
+        ops.linear(torch.zeros(2, 4), torch.zeros(5, 4), torch.zeros(2, 2), gated=True)
+    with pytest.raises(ValueError, match="bias_O"):
+        ops.linear(torch.zeros(2, 4), torch.zeros(6, 4), torch.zeros(2, 3), gated=True, bias_O=torch.zeros(3))
+    with pytest.raises(ValueError, match="norm_I.*dtype"):
+        ops.linear(torch.zeros(2, 4), torch.zeros(3, 4), torch.zeros(2, 3), norm_I=torch.zeros(4, dtype=BF16))

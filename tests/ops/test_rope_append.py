@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pspec_rt import ops
 
-from .cases import assert_rows_independent, bits, i32
+from .cases import WILD, assert_rows_independent, bits, i32, rows_alone
 
 DTYPES = [torch.bfloat16, torch.float32]
 MAX_POSITIONS = 50
@@ -106,7 +106,7 @@ def test_rows_are_independent(backend: str, norms: bool) -> None:
         )  # fmt: skip
         return torch.cat([q_BNHE[0], k_BGSE[0, :, :N].transpose(0, 1)], dim=1)
 
-    assert_rows_independent(run)
+    assert_rows_independent(run, rows_alone())
 
 
 def test_slots_do_not_mix(backend: str) -> None:
@@ -122,3 +122,41 @@ def test_slots_do_not_mix(backend: str) -> None:
         )  # fmt: skip
         assert torch.equal(bits(k_BGSE[0]), bits(whole.k_BGSE[b]))
         assert torch.equal(q_BNHE[0], whole.q_BNHE[b])
+
+
+@pytest.mark.parametrize("page, prefixes", [(16, [0, 15, 37]), (64, [60, 1, 64])])
+def test_pages(backend: str, page: int, prefixes: list[int]) -> None:
+    """A paged cache holds the rows a contiguous one holds, and only those pages are touched that the rows need."""
+    (B, N, H, G, E), T = (3, 5, 4, 2, 16), 4
+    case = Case(B, N, H, G, E, torch.bfloat16, norms=True)
+    prefix_B = i32(prefixes)
+    contiguous = [torch.full((B, G, T * page, E), float("nan")).bfloat16() for _ in "kv"]
+    pages = [torch.full((2 * B * T, G, page, E), float("nan")).bfloat16() for _ in "kv"]
+    used_BT = torch.randperm(2 * B * T)[: B * T].view(B, T).int()
+    entry_BT = torch.arange(T).view(1, T)
+    needed_BT = (entry_BT >= prefix_B[:, None] // page) & (entry_BT <= (prefix_B[:, None] + N - 1) // page)
+    block_table_BT = torch.where(needed_BT, used_BT, WILD).int()
+    q_BNHE = torch.empty_like(case.q_BNHE)
+    options = {"q_norm_E": case.norms[0], "k_norm_E": case.norms[1], "eps": 1e-4}
+    head = (case.qkv_RX, case.positions_BN, prefix_B, *tables(E))
+    if backend == "cpu":
+        with pytest.raises(ValueError, match="block_table_BT.*ref and triton"):
+            ops.rope_append(*head, *pages, q_BNHE, **options, block_table_BT=block_table_BT)
+        return
+    ops.rope_append(*head, *contiguous, case.q_BNHE, **options)
+    ops.rope_append(*head, *pages, q_BNHE, **options, block_table_BT=block_table_BT)
+    assert torch.equal(q_BNHE, case.q_BNHE)
+    for paged, flat in zip(pages, contiguous, strict=True):
+        gathered = paged[used_BT.long()].transpose(1, 2).reshape(B, G, T * page, E)
+        assert torch.equal(bits(gathered), bits(flat))
+        assert int((~paged.isnan()).sum()) == B * N * G * E  # and nothing else
+
+
+def test_page_sizes_are_checked() -> None:
+    case = Case(1, 1, 2, 1, 8, torch.float32, norms=False)
+    head = (case.qkv_RX, case.positions_BN, case.prefix_B, *tables(8))
+    pages = torch.zeros(4, 1, 24, 8), torch.zeros(4, 1, 24, 8)
+    with pytest.raises(ValueError, match="pages of 24 rows"):
+        ops.rope_append(*head, *pages, case.q_BNHE, block_table_BT=i32([[0, 1]]))
+    with pytest.raises(ValueError, match="block_table_BT: expected shape"):
+        ops.rope_append(*head, *pages, case.q_BNHE, block_table_BT=i32([[0], [1]]))

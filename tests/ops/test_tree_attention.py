@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pspec_rt import ops
+from pspec_rt.ops._dispatch import REGISTRY
 
-from .cases import i32, random_parents, same_bits, set_threads, signed, words_of
+from .cases import i32, interpreted, random_parents, same_bits, set_threads, signed, words_of
 
 NAN = float("nan")
 DTYPES = [torch.bfloat16, torch.float32]
@@ -68,6 +69,8 @@ class Case:
         # exp.
         bf16 = out_BNHE.dtype is torch.bfloat16
         rtol, atol = (2**-8, 1e-4) if bf16 else (1e-5, 3e-5)
+        if bf16 and out_BNHE.is_cuda:  # the weights are rounded for the tensor cores, too: 2^-9 of values below 5
+            atol = 1e-2
         for b in range(len(self.prefixes)):
             for n in range(out_BNHE.shape[1]):
                 expected = self.expected(b, n)
@@ -77,25 +80,29 @@ class Case:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("N", [1, 31, 32, 33, 64])
 def test_tree_sizes(backend: str, N: int, dtype: torch.dtype) -> None:
-    Case([37], N, 4, 2, 8, dtype).check()
+    if interpreted() and N in (31, 33):
+        pytest.skip("no border of this kernel")
+    H, G = (2, 1) if interpreted() else (4, 2)
+    Case([37], N, H, G, 8, dtype).check()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("H, G, E", [(1, 1, 8), (9, 3, 64), (4, 2, 128), (8, 1, 64), (5, 1, 80)])
 def test_heads(backend: str, H: int, G: int, E: int, dtype: torch.dtype) -> None:
-    Case([70, 3, 0], 6, H, G, E, dtype).check()
+    Case([70, 3, 0], 2 if interpreted() else 6, H, G, E, dtype).check()
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 63, 64, 191, 192, 193, 255, 256, 257, 600])
 def test_prefix_lengths(backend: str, prefix: int) -> None:
     """Around the borders of 64 and 256 where native kernels switch from one way of reading to another."""
-    Case([prefix], 5, 2, 1, 16, torch.float32).check()
+    Case([prefix], 3 if interpreted() else 5, 2, 1, 16, torch.float32).check()
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 10, 64, 300])
 @pytest.mark.parametrize("prefix", [0, 5, 290])
 def test_sliding_window(backend: str, prefix: int, window: int) -> None:
-    Case([prefix, 1], 9, 4, 2, 16, torch.float32, window=window).check()
+    N, H, G = (2, 2, 1) if interpreted() else (9, 4, 2)
+    Case([prefix, 1], N, H, G, 16, torch.float32, window=window).check()
 
 
 def test_chain_of_64_uses_bit_63(backend: str) -> None:
@@ -159,14 +166,15 @@ def test_bits_depend_on_logical_order_only(backend: str, prefix: int, dtype: tor
     """A node of a tree gets the bits of plain decoding over the same keys laid out in a row."""
     if backend == "ref":
         pytest.skip("ref sums in storage order: exact up to near-ties only")
-    case = Case([prefix], 17, 6, 2, 64, dtype)
+    N, H, G, E = (3, 3, 1, 16) if interpreted() else (17, 6, 2, 64)
+    case = Case([prefix], N, H, G, E, dtype)
     set_threads(1)
     out_BNHE = case.run()
     set_threads(2)
     assert same_bits(case.run(), out_BNHE)
-    for n in range(17):
+    for n in range(N):
         rows = case.rows(0, n)
-        plain = Case([len(rows) - 1], 1, 6, 2, 64, dtype)
+        plain = Case([len(rows) - 1], 1, H, G, E, dtype)
         plain.q_BNHE = case.q_BNHE[:, n : n + 1].clone()
         plain.k_BGSE, plain.v_BGSE = (x[:, :, rows].contiguous() for x in (case.k_BGSE, case.v_BGSE))
         assert same_bits(plain.run()[0, 0], out_BNHE[0, n]), f"node {n}"
@@ -176,13 +184,26 @@ def test_bits_depend_on_logical_order_only(backend: str, prefix: int, dtype: tor
 def test_slots_and_rows_are_independent(backend: str) -> None:
     if backend == "ref":
         pytest.skip("ref calls a library GEMM: exact up to near-ties only")
-    case = Case([300, 3, 64], 8, 4, 2, 32, torch.bfloat16)
+    N = 2 if interpreted() else 8
+    case = Case([300, 3, 64], N, 4, 2, 32, torch.bfloat16)
     out_BNHE = case.run()
     for b, prefix in enumerate(case.prefixes):
-        alone = Case([prefix], 8, 4, 2, 32, torch.bfloat16)
+        alone = Case([prefix], N, 4, 2, 32, torch.bfloat16)
         alone.q_BNHE, alone.words = case.q_BNHE[b : b + 1], [case.words[b]]
         alone.k_BGSE, alone.v_BGSE = case.k_BGSE[b : b + 1], case.v_BGSE[b : b + 1]
         assert same_bits(alone.run()[0], out_BNHE[b]), f"slot {b}"
+
+
+def test_pages_need_a_kernel_that_knows_them() -> None:
+    case = Case([4], 2, 2, 1, 8, torch.float32)
+    tensors = (case.q_BNHE, torch.zeros(3, 1, 16, 8), torch.zeros(3, 1, 16, 8), i32([4]), torch.ones(1, 2).long())
+    with pytest.raises(ValueError, match="block_table_BT.*ref and triton"):
+        REGISTRY["tree_attention"].backends["cpu"](*tensors, case.q_BNHE, scale=1.0, block_table_BT=i32([[2]]))
+    with pytest.raises(ValueError, match="block_table_BT: expected shape"):
+        ops.tree_attention(*tensors, case.q_BNHE, scale=1.0, block_table_BT=i32([[2], [1]]))
+    with pytest.raises(ValueError, match="pages of 9 rows"):
+        pages = (torch.zeros(3, 1, 9, 8), torch.zeros(3, 1, 9, 8))
+        ops.tree_attention(tensors[0], *pages, *tensors[3:], case.q_BNHE, scale=1.0, block_table_BT=i32([[2]]))
 
 
 def test_wrong_arguments_are_named() -> None:

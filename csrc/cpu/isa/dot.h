@@ -2,6 +2,7 @@
 #pragma once
 
 #include "dot_fp32.h"
+#include "dot_int8.h"
 #if defined(PSPEC_ISA_AMX)
 #include "dot_amx.h"
 #elif defined(PSPEC_ISA_AVX512BF16)
@@ -21,9 +22,9 @@ static bool is_half([[maybe_unused]] DType x_dtype, [[maybe_unused]] DType w_dty
 
 static int64_t row_stride(int64_t I) { return round_up(I, kRowAlign); }
 
-// Room for either form.
+// Room for any form.
 static int64_t packed_floats(int64_t R, int64_t I) {
-  const int64_t floats = R * row_stride(I);
+  const int64_t int8 = packed_int8_floats(R, I), fp32 = R * row_stride(I), floats = int8 > fp32 ? int8 : fp32;
 #if defined(PSPEC_HALF_DOTS)
   const int64_t halves = packed_halves(R, I);
   return halves > 2 * floats ? halves / 2 : floats;
@@ -43,7 +44,11 @@ static void pack_rows(const T* x, int64_t R, int64_t I, float* packed) {
 }
 
 static void pack(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t I, float* packed) {
-  if (is_half(x_dtype, w_dtype)) {
+  if (is_int8(w_dtype)) {
+    const bool a8 = w_dtype == DType::kInt8A8;
+    x_dtype == DType::kBFloat16 ? pack_int8(static_cast<const uint16_t*>(x), a8, R, I, packed)
+                                : pack_int8(static_cast<const float*>(x), a8, R, I, packed);
+  } else if (is_half(x_dtype, w_dtype)) {
 #if defined(PSPEC_HALF_DOTS)
     pack_half(static_cast<const uint16_t*>(x), R, I, reinterpret_cast<uint16_t*>(packed));
 #endif
@@ -56,7 +61,9 @@ static void pack(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t
 
 static void dot(const float* packed, DType x_dtype, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
                 [[maybe_unused]] int64_t O_next, float* out, int64_t out_stride) {
-  if (is_half(x_dtype, w_dtype)) {
+  if (is_int8(w_dtype)) {
+    dot_int8(packed, w_dtype == DType::kInt8A8, R, w, O, I, out, out_stride);
+  } else if (is_half(x_dtype, w_dtype)) {
 #if defined(PSPEC_HALF_DOTS)
     dot_half(reinterpret_cast<const uint16_t*>(packed), R, static_cast<const uint16_t*>(w), O, I, O_next, out,
              out_stride);

@@ -12,10 +12,12 @@ namespace pspec::PSPEC_ISA {
 
 static bool supported() {
 #if defined(PSPEC_ISA_AMX)
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("amx-bf16") && tiles_granted();
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("amx-int8") && tiles_granted();
 #elif defined(PSPEC_ISA_AVX512BF16)
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16") &&
+         __builtin_cpu_supports("avx512vnni");
 #elif defined(PSPEC_ISA_AVX512)
   return __builtin_cpu_supports("avx512f");
 #elif defined(PSPEC_ISA_AVX2)
