@@ -16,11 +16,14 @@ all: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(BIN)/python -m pspec_rt.cli.demo $(DEMO_ARGS)
 
+# One test process per core (at most 8), one thread in each; tests of threads ask for theirs.
+PYTEST := OMP_NUM_THREADS=1 PSPEC_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "not full" $(PYTEST_ARGS)
+	$(PYTEST) -m "not full" $(PYTEST_ARGS)
 
 test-full: $(VENV)/.installed
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

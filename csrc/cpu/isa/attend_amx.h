@@ -40,7 +40,7 @@ static void add_direct(const uint16_t* v, int64_t E, int64_t E4, const int* dire
   uint16_t* left = values + kRun * E;  // [16, kRun] weights of a group of rows
   const int most = *std::max_element(direct, direct + rows);
   pack_values(v, E, most, values);
-  const TileScope tiles(kTileRows, kTileRows);
+  const TileScope tiles(kTileRows);
   for (int first = 0; first < rows; first += kTileRows) {
     const int count = std::min(rows - first, kTileRows);
     int end = 0;

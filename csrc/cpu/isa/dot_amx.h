@@ -33,7 +33,7 @@ static bool tiles_granted() {
 static inline void finish_stores() { asm volatile("" ::: "memory"); }
 
 // The tile registers in use: 6-7 weights, 4 activations with sums 0-1, 5 more activations with sums 2-3. The columns of
-// the latter are activation rows. Released at the end so that the thread's state stays small.
+// all but the weights are activation rows. Released at the end so that the thread's state stays small.
 struct TileScope {
   struct alignas(64) Config {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -41,11 +41,10 @@ struct TileScope {
     uint8_t rows[16] = {};
   };
 
-  TileScope(int columns, int more_columns) {
+  explicit TileScope(int columns) {
     Config config;
-    const int all[8] = {columns, columns, more_columns, more_columns, columns, more_columns, kTileRows, kTileRows};
     for (int t = 0; t < 8; ++t) {
-      config.row_bytes[t] = static_cast<uint16_t>(all[t] * sizeof(float));
+      config.row_bytes[t] = static_cast<uint16_t>(t < 6 ? columns * sizeof(float) : kTileRowBytes);
       config.rows[t] = kTileRows;
     }
     finish_stores();
@@ -58,13 +57,8 @@ static int64_t tile_count(int64_t n, int64_t per_tile) { return (n + per_tile - 
 
 static int64_t packed_halves(int64_t R, int64_t I) { return round_up(R, kTileRows) * round_up(I, kTileDepth); }
 
-// Activation rows per tile of rows first ..: few rows make narrow tiles, which leave room in the nearest cache.
-static int tile_columns(int64_t R, int64_t first) {
-  if (R == 1) return 1;
-  return R - first <= kTileRows / 2 && R <= 2 * kTileRows ? kTileRows / 2 : kTileRows;
-}
-
-// Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][columns][2], zero padded.
+// Rows x [R, I] as tiles [R / 16, I / 32], each of [16 pairs of elements][16 rows][2], zero padded. One row alone stays
+// as it is: tiles of one column.
 static void pack_half(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) {
   if (R == 1) {
     memcpy(tiles, x, I * sizeof(uint16_t));
@@ -72,8 +66,7 @@ static void pack_half(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) 
     return;
   }
   for (int64_t first = 0; first < R; first += kTileRows) {
-    const int columns = tile_columns(R, first);
-    for (int64_t i = 0; i < I; i += kTileDepth, tiles += kTileDepth * columns) {
+    for (int64_t i = 0; i < I; i += kTileDepth, tiles += kTileSize) {
       Vec pairs[kTileRows] = {};  // pairs[r]: 16 pairs of row r, moved as if they were floats
       for (int64_t r = 0; r < kTileRows && first + r < R; ++r) {
         const uint16_t* row = x + (first + r) * I + i;
@@ -84,11 +77,7 @@ static void pack_half(const uint16_t* x, int64_t R, int64_t I, uint16_t* tiles) 
         }
       }
       transpose(pairs);
-      if (columns == kTileRows) {
-        memcpy(tiles, pairs, sizeof pairs);
-      } else {
-        for (int pair = 0; pair < kTileRows; ++pair) memcpy(tiles + pair * kTileRows, &pairs[pair], sizeof(Vec) / 2);
-      }
+      memcpy(tiles, pairs, sizeof pairs);
     }
   }
 }
@@ -150,25 +139,24 @@ static inline void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16
     _tile_loadd(4, x, x_stride);
     _tile_dpbf16ps(0, 6, 4);
   }
-  _tile_stored(0, sums, columns == 1 ? x_stride : kTileRowBytes);
+  _tile_stored(0, sums, x_stride);
 }
 
-// 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1, in narrower tiles.
-static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, int columns1,
-                    Ahead& ahead, TileSums* sums) {
-  const int64_t x1_stride = columns1 * static_cast<int64_t>(sizeof(float)), x1_size = kTileDepth * columns1;
+// 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1.
+static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, Ahead& ahead,
+                    TileSums* sums) {
   const int64_t w_stride = I * static_cast<int64_t>(sizeof(uint16_t)), whole = whole_tiles(O - kTileRows, I);
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   int64_t i = 0;
-  for (; i < whole; i += kTileDepth, x0 += kTileSize, x1 += x1_size) {
+  for (; i < whole; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
     _tile_loadd(6, w + i, w_stride);
     ahead.fetch_tile();
     _tile_loadd(4, x0, kTileRowBytes);
     _tile_dpbf16ps(0, 6, 4);
-    _tile_loadd(5, x1, x1_stride);
+    _tile_loadd(5, x1, kTileRowBytes);
     _tile_dpbf16ps(2, 6, 5);
     _tile_loadd(7, w + kTileRows * I + i, w_stride);
     ahead.fetch_tile();
@@ -176,13 +164,13 @@ static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0,
     _tile_dpbf16ps(3, 7, 5);
   }
   alignas(64) uint16_t low[kTileSize], high[kTileSize];
-  for (; i < I; i += kTileDepth, x0 += kTileSize, x1 += x1_size) {
+  for (; i < I; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
     stage_tile(w, O, i, I, low);
     stage_tile(w + kTileRows * I, O - kTileRows, i, I, high);
     _tile_loadd(6, low, kTileRowBytes);
     _tile_loadd(7, high, kTileRowBytes);
     _tile_loadd(4, x0, kTileRowBytes);
-    _tile_loadd(5, x1, x1_stride);
+    _tile_loadd(5, x1, kTileRowBytes);
     _tile_dpbf16ps(0, 6, 4);
     _tile_dpbf16ps(1, 7, 4);
     _tile_dpbf16ps(2, 6, 5);
@@ -228,7 +216,7 @@ struct Finished {
 
 // One activation row: the sums of a tile are 16 outputs side by side.
 static void dot_row(const uint16_t* x, const uint16_t* w, int64_t O, int64_t I, Ahead ahead, float* out) {
-  const TileScope tiles(1, 1);
+  const TileScope tiles(1);
   int64_t o = 0;
   for (; o + kTileRows <= O; o += kTileRows) dot_1x1(w + o * I, kTileRows, I, x, 1, ahead, out + o);
   if (o == O) return;
@@ -242,8 +230,7 @@ static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O,
                      int64_t out_stride) {
   Ahead ahead(w, w + (O + O_next) * I);
   if (R == 1) return dot_row(x, w, O, I, ahead, out);
-  const int columns = tile_columns(R, 0), more_columns = tile_columns(R, kTileRows);
-  const TileScope tiles(columns, more_columns);
+  const TileScope tiles(kTileRows);
   const int64_t block = tile_count(I, kTileDepth) * kTileSize;  // packed elements of 16 activation rows
   // Tiles take long to arrive in memory: they are turned round one step late, while the next ones are summed.
   alignas(64) TileSums sums[2][4];
@@ -256,14 +243,14 @@ static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O,
     int64_t r = 0;
     for (; r + kTileRows < R; r += 2 * kTileRows, turn ^= 1) {
       const uint16_t* x0 = x + r / kTileRows * block;
-      dot_2x2(rows, width, I, x0, x0 + block, more_columns, once, sums[turn]);
+      dot_2x2(rows, width, I, x0, x0 + block, once, sums[turn]);
       once.next = once.end;
       finished.store();
       finished = {sums[turn], R - r, width, out + r * out_stride + o, out_stride};
     }
     if (r == R) continue;
     for (int64_t half = 0; half < width; half += kTileRows, turn ^= 1) {
-      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, columns, once, sums[turn][0][0]);
+      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, kTileRows, once, sums[turn][0][0]);
       finished.store();
       finished = {sums[turn], R - r, std::min<int64_t>(width - half, kTileRows), out + r * out_stride + o + half, out_stride};
     }
