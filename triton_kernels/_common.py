@@ -61,13 +61,13 @@ def launch_options(tensor: Tensor, *, fp_fusion: bool = True) -> dict[str, bool]
     PDL is on if PSPEC_PDL asks for it, on a GPU of sm_90 or later. Whether the compiler fuses is always said, as its
     default differs between versions of Triton.
     """
-    if not env.pdl() or interpreting() or _capability(tensor.device) < (9, 0):
+    if not env.pdl() or interpreting() or capability(tensor.device) < (9, 0):
         return {"PDL": False, "enable_fp_fusion": fp_fusion}
     return {"PDL": True, "launch_pdl": True, "enable_fp_fusion": fp_fusion}
 
 
 @lru_cache(maxsize=16)
-def _capability(device: torch.device) -> tuple[int, int]:
+def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 

@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from ._common import Specialization, _capability, interpreting, launch_options, scratch, upcast
+from ._common import Specialization, capability, interpreting, launch_options, scratch, upcast
 from ._tree_kernels import fold_kernel, partials_kernel
 
 RUN, GRAIN = 256, 64
@@ -89,7 +89,7 @@ def tree_attention(
         raise ValueError(f"k_BGSE, v_BGSE: rows must be dense and both caches laid out alike, got strides {strides}")
     page, T = (S, block_table_BT.shape[1]) if block_table_BT is not None else (0, 1)
     runs, rows = triton.cdiv(S * T, RUN), B * N * H
-    wgmma = interpreting() or _capability(q_BNHE.device) >= (9, 0)
+    wgmma = interpreting() or capability(q_BNHE.device) >= (9, 0)
     shape = tiles(H // G, E, q_BNHE.dtype, windowed=window > 0, wgmma=wgmma)
     sums = scratch(q_BNHE.device, "tree_attention.sums", (runs + 1) * rows * E, torch.float32)
     stats = scratch(q_BNHE.device, "tree_attention.stats", (runs + 1) * rows * 2, torch.float32)

@@ -17,7 +17,14 @@ namespace {
 
 constexpr int kSpins = 8000;  // some hundred microseconds before a worker sleeps: more than Python takes between two
 
-inline void pause() {
+// One step of waiting. Now and then the core is offered to others: a thread just woken often lands on the core of the one
+// that woke it, and would wait there for it to stop spinning.
+inline void wait_a_moment(int spins) {
+  constexpr int kSpinsPerYield = 64;  // some microseconds
+  if (spins % kSpinsPerYield == kSpinsPerYield - 1) {
+    std::this_thread::yield();
+    return;
+  }
 #if defined(PSPEC_X86)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -47,9 +54,7 @@ class Pool {
     }
     publish(&task, n, grain);
     run_part(0);
-    for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) {
-      spins < kSpins ? pause() : std::this_thread::yield();
-    }
+    for (int spins = 0; pending_.load(std::memory_order_acquire) != 0; ++spins) wait_a_moment(spins);
   }
 
  private:
@@ -86,7 +91,7 @@ class Pool {
   void wait_for_epoch(uint64_t wanted) {
     for (int spins = 0; spins < kSpins; ++spins) {
       if (epoch_.load(std::memory_order_acquire) >= wanted) return;
-      pause();
+      wait_a_moment(spins);
     }
     std::unique_lock<std::mutex> lock(sleep_);
     wake_.wait(lock, [&] { return epoch_.load(std::memory_order_acquire) >= wanted; });
