@@ -64,7 +64,7 @@ def test_programmatic_launch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     for wish, capability, on in [("0", (9, 0), False), ("1", (8, 9), False), ("1", (9, 0), True), ("1", (10, 0), True)]:
         monkeypatch.setenv("PSPEC_PDL", wish)
-        monkeypatch.setattr(_common, "_capability", lambda device, capability=capability: capability)
+        monkeypatch.setattr(_common, "capability", lambda device, capability=capability: capability)
         assert launch_options(x) == (off | {"PDL": True, "launch_pdl": True} if on else off)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert launch_options(x, fp_fusion=False) == {"PDL": False, "enable_fp_fusion": False}
