@@ -22,7 +22,8 @@ from pspec_rt.measure.run import set_threads
 from pspec_rt.ops._dispatch import REGISTRY, obstacle
 
 SAMPLE_SECONDS = 2e-3  # of calls between two clock readings
-# torch's OpenMP threads go on spinning for about this long after their last call, on cores the next one needs.
+# Untimed calls before a sample: torch's OpenMP threads go on spinning for a while after their last call, on cores that
+# the next one needs, and threads just woken share a core with their waker until the system moves them.
 SETTLE_SECONDS = 20e-3
 SAMPLES, QUICK_SAMPLES = 11, 5
 MOST_WEIGHT_BYTES = 2 << 30
@@ -211,11 +212,11 @@ def _repeats(run: Run, calls: Iterator, case: Case) -> int:
 
 def _sample(run: Run, calls: Iterator, case: Case, repeats: int) -> float:
     """Seconds per call. The calls go on where the last sample ended, whoever took it."""
-    todo = list(itertools.islice(calls, repeats + 1))
-    time.sleep(SETTLE_SECONDS)
-    if not case.reset:
-        run(*todo[0][0], **todo[0][1])  # wakes the threads
-    todo = todo[1:]
+    settled = time.perf_counter() + SETTLE_SECONDS
+    while time.perf_counter() < settled and not case.reset:
+        args, kwargs = next(calls)
+        run(*args, **kwargs)
+    todo = list(itertools.islice(calls, repeats))
     if case.reset:
         case.reset(todo[0][0])
     start = time.perf_counter()
