@@ -65,7 +65,7 @@ def linear(
         add: out += the result instead of out = the result.
         exact: a row's value depends neither on the other rows, nor on R, nor on the number of
             threads (holds for native backends; `ref` is exact up to near-ties). False lets a
-            library GEMM run (prefill).
+            library GEMM run (prefill on a GPU); the CPU kernels are exact either way.
     """
     (R, I), rows_of_w = x_RI.shape, w_OI.shape[0]
     O = rows_of_w // 2 if gated else rows_of_w

@@ -33,6 +33,20 @@ def test_a_replay_reads_the_buffers_anew() -> None:
     assert len(calls) == 1
 
 
+def test_a_profile_is_a_replay_with_the_time_of_each_launch() -> None:
+    x_RI, w_OI, out_RO, act_RI = torch.randn(3, 8), torch.randn(4, 8), torch.zeros(3, 4), torch.zeros(3, 2)
+    native.graph_begin()
+    ops.linear(x_RI, w_OI, out_RO)
+    ops.silu_mul(out_RO, act_RI)
+    handle = native.graph_end()
+    x_RI.normal_()
+    times = native.graph_profile(handle)
+    native.graph_free(handle)
+    assert [op for op, _ in times] == ["linear", "silu_mul"]
+    assert all(seconds >= 0 for _, seconds in times)
+    torch.testing.assert_close(out_RO, x_RI @ w_OI.T)
+
+
 def test_recording_ends_when_a_launch_fails() -> None:
     graphs = LaunchGraphs()
     with pytest.raises(ZeroDivisionError):
