@@ -70,11 +70,14 @@ struct BuildTreeParams {
   int32_t* depth;                 // [B, N]
   int64_t* words;                 // [B, N]
   int32_t* positions;             // [B, N]
+  int32_t* prefix;                // [B] out, length - 1
+  int32_t* noise_row;             // [B, N] out, b * noise_stride + depth; or null
   const int32_t* t_parent;        // [N] template, or null: best-first
   const int32_t* t_depth;         // [N]
   const int32_t* t_rank;          // [N]
   const int64_t* t_words;         // [N]
   int64_t B, K, C, N;
+  int64_t noise_stride;           // rows of noise per slot
 };
 
 struct AcceptParams {
@@ -90,7 +93,10 @@ struct AcceptParams {
   int32_t* path;            // [B, P] out, -1 padded
   int32_t* emitted;         // [B, P] out, -1 padded
   int32_t* count;           // [B] out
+  int32_t* ring_words;      // as common/ring.h says; or null
+  int32_t* ring_control;    // [8]; null with it
   int64_t B, N, Q, S, P;
+  int64_t ring_capacity;
 };
 
 struct EmbedParams {
@@ -162,6 +168,80 @@ struct SelectTokensParams {
   int32_t* out_top_ids;      // [R, top], or null
   float* out_top_logprobs;   // [R, top], or null with it
   int64_t R, V, top;
+};
+
+struct DraftRowsParams {
+  const int32_t* emitted;       // [B, P] tokens of last round, -1 padded
+  const int32_t *count, *length;  // [B]
+  int32_t *ids, *positions;     // [B, N]
+  int32_t* prefix;              // [B]
+  int64_t* words;               // [B, N]
+  int32_t* take;                // [B, 1+N-P] rows that predict
+  int32_t* source;              // [B, N] token row that a row's feature comes from
+  int64_t B, P, N;
+  int32_t shift, mask_id, vocab;  // vocab: ids from here on become -1; 0: none
+};
+
+struct GrowTreeParams {
+  const int32_t* ids;     // [B*W, C]
+  const float* scores;    // [B*W, C]
+  const int32_t* length;  // [B]
+  const int64_t* words;   // [B, W]
+  int32_t* pool_ids;      // [B, G, C], rows first .. first+W-1 written
+  float* pool_scores;     // [B, G, C], the same; sums along the path
+  int32_t* origin;        // [B, G] entry of the pool a row was chosen from
+  int32_t *next_ids, *next_positions;  // [B, X]
+  int64_t* next_words;    // [B, X]
+  int32_t* next_parent;   // [B, X]
+  int32_t *prefix, *append;  // [B]
+  const int32_t* picks;   // [X], or null: the best
+  int64_t B, G, C, W, X;
+  int32_t level, first, shift;
+};
+
+struct PruneTreeParams {
+  const int32_t* pool_ids;   // [B, G, C]
+  const float* pool_scores;  // [B, G, C]
+  const int32_t* origin;     // [B, G]
+  const int32_t *bonus, *length;  // [B]
+  int32_t *ids, *parent, *depth;  // [B, N]
+  int64_t* words;            // [B, N]
+  int32_t* positions;        // [B, N]
+  int32_t* prefix;           // [B]
+  int32_t* noise_row;        // [B, N]
+  const int32_t* picks;      // [N], or null: the best
+  int64_t B, G, C, N, noise_stride;
+};
+
+struct SiluAddParams {
+  const void* y;  // [R, M] T
+  void* out;      // [R, M] T, += silu(y)
+  int64_t R, M;
+  DType dtype;
+};
+
+struct MoveRowsParams {
+  const uint64_t* buffers;  // [L] addresses of [any, row_bytes], the same rows in each
+  const int32_t* from;      // [B, P] rows, in the order they move; -1: none
+  const int32_t* to;        // [B, P]
+  int64_t L, B, P, row_bytes;
+};
+
+struct NgramDraftParams {
+  const int32_t* tokens;  // [B, S] history
+  const int32_t* length;  // [B] of the history
+  int32_t* out_ids;       // [B, K] strides below, -1: nothing found
+  float* out_scores;      // [B, K] the same strides, 0 or -inf; or null
+  int64_t B, S, K;
+  int64_t stride_b, stride_k;  // in elements
+  int32_t max_ngram, min_ngram;
+};
+
+struct GatherFeaturesParams {
+  const char* features;  // [B*N, row_bytes]
+  const int32_t* path;   // [B, P] rows of the slot, -1: none
+  char* out;             // [B, P, row_bytes], unchanged where the path is -1
+  int64_t B, P, N, row_bytes;
 };
 
 struct StoreTapParams {

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .build import build_info
-    from .drafters.checkpoint import init_drafter, load_drafter, save_drafter
+    from .drafters.checkpoint import load_drafter, save_drafter
+    from .drafters.new import init_drafter
     from .engine import Engine, StepOutput
     from .errors import (
         CheckpointError,
@@ -41,7 +42,7 @@ _HOME = {
     "TreeSpec": "tree",
     "build_info": "build",
     "load_target": "models.target",
-    "init_drafter": "drafters.checkpoint",
+    "init_drafter": "drafters.new",
     "load_drafter": "drafters.checkpoint",
     "save_drafter": "drafters.checkpoint",
     "PspecError": "errors",

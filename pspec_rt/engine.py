@@ -14,14 +14,19 @@ import torch
 from .drafters.base import Drafter
 from .errors import ConfigError, RequestError
 from .kv_cache import KVCache
+from .loop import Loop, Result, RoundKey, choose_loop
 from .models.target import Target
 from .models.workspace import Workspace
 from .ops import choose_backends
 from .prefill import prefill
 from .result import Stats, TokenLogprob
+from .ring import Ring, RoundRecord
 from .sampling import MAX_STOP_IDS, MODES, SamplingParams, as_int64
-from .state import FINISH_REASON, IDLE, RUNNING, STOP, DecodeState, RoundShape
+from .scratch import Scratch, scratch_of
+from .simulate import SimulatedAcceptance
+from .state import FINISH_REASON, IDLE, RUNNING, DecodeState, RoundShape
 from .step import decode_round
+from .timing import PhaseTimer
 from .tree import MAX_NODES, TreeSpec, parse_tree
 
 log = logging.getLogger("pspec_rt")
@@ -42,37 +47,7 @@ class _Request:
     params: SamplingParams
     stats: Stats
     prefill: Iterator[int] | None  # None once the prompt is in
-
-
-class PhaseTimer:
-    """Seconds per phase of a round, by the clock on a CPU and by events on a GPU; it never waits for the device."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_gpu = device.type == "cuda"
-        self._start: Any = None
-        self._ends: list[tuple[str, Any]] = []  # phase, time at its end
-
-    def start(self) -> None:
-        self._start, self._ends = self._now(), []
-
-    def mark(self, phase: str) -> None:
-        self._ends.append((phase, self._now()))
-
-    def _now(self) -> Any:
-        if not self._on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self) -> dict[str, float]:
-        """{phase: seconds} of the round; on a GPU only once its results have been read."""
-        seconds: dict[str, float] = {}
-        last = self._start
-        for phase, end in self._ends:
-            span = last.elapsed_time(end) / 1000 if self._on_gpu else end - last
-            seconds[phase], last = seconds.get(phase, 0.0) + span, end
-        return seconds
+    running: bool = False  # from then on, until a result says that it finished
 
 
 @dataclass
@@ -88,12 +63,18 @@ class Engine:
         tree: a TreeSpec, its command-line form ("chain", "best-first:16", "medusa", FILE.json), or None for the
             drafter's default.
         prefill_chunk: prompt tokens taken in per step.
+        loop: how rounds are driven, see `pspec_rt.loop`: "eager", "run_ahead", "while", or "auto" (run_ahead where the
+            round can be captured; why, if it cannot, is logged and in the statistics).
+        simulate_acceptance: for measuring speed where drafts mean nothing, e.g. with random weights: a draft is
+            accepted with this probability if its parent is, drawn from the noise of the seed. The text is not the
+            model's then; statistics say so.
 
     All state is allocated here, but for what sampling needs (noise, logits), allocated when the first request that
     samples is admitted.
 
     Raises:
-        ConfigError: k, tree or max_length do not fit the drafter or the model.
+        ConfigError: k, tree or max_length do not fit the drafter or the model; the loop cannot run here.
+        CaptureError: the loop needs captured rounds, and this drafter's cannot be; the message names the op.
     """
 
     target: Target
@@ -103,6 +84,8 @@ class Engine:
     k: int | None = None
     tree: TreeSpec | str | None = None
     prefill_chunk: int = 128
+    loop: str = "auto"
+    simulate_acceptance: float | None = None
     state: DecodeState = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -131,9 +114,17 @@ class Engine:
         self.state = DecodeState(shape, cache, work, dtype, device)
         if self.drafter is not None:
             self.drafter.allocate(self.state, chunk)
+        if self.simulate_acceptance is not None:
+            self.state.simulate = SimulatedAcceptance(self.state, self.simulate_acceptance)
         self._plain_state = self.state if self.drafter is None else self.state.plain_twin()
         self._requests: list[_Request | None] = [None] * self.max_batch
+        self._pending: list[StepOutput] = []  # results that came while a slot was started
         self._timer = PhaseTimer(device)
+        self._scratch = Scratch()  # its own: another engine may run on another stream
+        with torch.inference_mode(), _current(device), scratch_of(self._scratch):
+            self._eager, self._loop, self.loop_note = choose_loop(
+                self.loop, self._launch, self._read, RoundKey(self.drafter is not None, "greedy"), self.state.path_BP
+            )
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -177,7 +168,9 @@ class Engine:
             state.reserve(params.mode)
         self._write_slot(slot, prompt_ids, params)
         job = prefill(s, self.decoder, self.drafter, slot, prompt_ids, self.prefill_chunk)
-        stats = Stats(prompt_tokens=len(prompt_ids), accepted_per_position=[0] * s.shape.K)
+        stats = Stats(len(prompt_ids), accepted_per_position=[0] * s.shape.K, loop=self.loop_note)
+        if self.simulate_acceptance is not None:
+            stats.simulated = f"acceptance: {self.simulate_acceptance:g} per draft"
         self._requests[slot] = _Request(params, stats, job)
         return slot
 
@@ -187,6 +180,9 @@ class Engine:
         if request is None:
             raise RequestError(f"slot {slot} holds no request")
         self._requests[slot] = None
+        self._pending = [output for output in self._pending if output.slot != slot]
+        if request.running:
+            self._loop.cancel(slot)
         self.state.finished_B[slot] = IDLE
         self.state.length_B[slot] = 1
         self.state.count_B[slot] = 0  # a stale count would let a drafter's scratch rows land in the next prompt's rows
@@ -212,30 +208,68 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[StepOutput]:
-        """Take in prompts of joining requests, then run one round for all running slots.
+        """Take in prompts of joining requests, then give the results of one round of all running slots.
 
         While slots run, one prompt chunk is taken in per step, so that they are held up only briefly; while none does,
         all prompts are. Returns one output per slot that ran; a finished slot stays allocated until `release`.
         """
-        with _current(self.target.device):
-            return self._step()
+        with _current(self.target.device), scratch_of(self._scratch):
+            self._take_in_prompts()
+            if not self._pending and self._running_slots:
+                self._next_round()
+            outputs, self._pending = self._pending, []
+            return outputs
 
-    def _step(self) -> list[StepOutput]:
-        held_up = RUNNING in self.state.finished_B.tolist()
+    @property
+    def _running_slots(self) -> list[int]:
+        return [slot for slot, request in enumerate(self._requests) if request is not None and request.running]
+
+    def _take_in_prompts(self) -> None:
+        held_up = bool(self._running_slots)
         for slot, request in enumerate(self._requests):
             if request is not None and request.prefill is not None:
                 self._take_in(slot, request, all_chunks=not held_up)
                 if held_up:
                     break
-        running = [slot for slot, code in enumerate(self.state.finished_B.tolist()) if code == RUNNING]
-        if not running:
-            return []
-        self._timer.start()
-        drafter = self.drafter if self.drafter is not None and self.drafter.offers(self.state) else None
-        state = self.state if drafter is not None else self._plain_state
-        state.mode = max((self._running(slot).params.mode for slot in running), key=MODES.index)
-        decode_round(state, self.decoder, drafter, self._timer.mark)
-        return self._collect(state, running)
+
+    def _next_round(self) -> None:
+        params = [self._running(slot).params for slot in self._running_slots]
+        loop = self._loop
+        if loop is not self._eager and any(p.logprobs is not None for p in params):
+            self._drain()  # log-probabilities do not travel through the ring
+            loop = self._eager
+        # A plain round costs less than one with empty drafts; but to know, the last round must be over.
+        drafting = self.drafter is not None and (not loop.in_step or self.drafter.offers(self.state))
+        mode = max((p.mode for p in params), key=MODES.index)
+        key = RoundKey(drafting, mode)
+        self._collect(loop.next(key), loop, self._state_of(key))
+
+    def _drain(self) -> None:
+        """Wait for all rounds in flight."""
+        for result in self._loop.drain():
+            self._collect(result, self._loop, self.state)
+
+    def _launch(self, key: RoundKey, ring: Ring | None) -> None:
+        """Launch one round."""
+        state = self._state_of(key)
+        state.mode = key.mode
+        timed = ring is None or self.target.device.type == "cpu"
+        if timed:
+            self._timer.start()
+        mark = self._timer.mark if timed else _no_mark
+        decode_round(state, self.decoder, self.drafter if key.drafting else None, mark, ring)
+
+    def _state_of(self, key: RoundKey) -> DecodeState:
+        return self.state if key.drafting else self._plain_state
+
+    def _read(self, key: RoundKey) -> RoundRecord:
+        """Results of an eager round, read back from the state: here the host waits for the device."""
+        s = self._state_of(key)
+        drafted = ((s.ids_BN >= 0).sum(dim=1) - 1).tolist()
+        finished = s.finished_B.tolist()
+        return RoundRecord(
+            0, 0, finished.count(RUNNING), s.count_B.tolist(), drafted, finished, s.emitted_BP.tolist(),
+        )  # fmt: skip
 
     def _running(self, slot: int) -> _Request:
         request = self._requests[slot]
@@ -256,38 +290,38 @@ class Engine:
         request.stats.prefill_s += time.perf_counter() - start
 
     def _start_slot(self, slot: int, request: _Request) -> None:
+        self._drain()  # so that every result to come knows the slot's new request
+        self._loop.admit(slot)
         s, length = self.state, request.stats.prompt_tokens
-        request.prefill = None
+        request.prefill, request.running = None, True
         newest = s.tokens_BS[slot, length - 1]
         s.length_B[slot], s.bonus_B[slot] = length, newest
         s.emitted_BP[slot], s.path_BP[slot] = -1, -1
         s.count_B[slot], s.emitted_BP[slot, 0] = 1, newest
         s.finished_B[slot] = RUNNING
 
-    def _collect(self, s: DecodeState, running: list[int]) -> list[StepOutput]:
-        """Read the round's results back: the one point where the host waits for the device."""
-        counts, emitted, finished = s.count_B.tolist(), s.emitted_BP.tolist(), s.finished_B.tolist()
-        offered = (s.ids_BN >= 0).sum(dim=1).tolist()
-        times = self._timer.seconds()
-        outputs = []
+    def _collect(self, result: Result, loop: Loop, state: DecodeState) -> None:
+        """Add a round's outputs of the running slots to the pending ones."""
+        record, running = result.record, self._running_slots
+        times = self._timer.seconds() if loop.in_step else {"loop": result.seconds}
         for slot in running:
-            request, ids, reason = self._running(slot), emitted[slot][: counts[slot]], FINISH_REASON.get(finished[slot])
-            if -1 in ids:  # NaN logits have no argmax
+            request, code = self._running(slot), record.finished[slot]
+            ids, reason = record.emitted[slot][: record.count[slot]], FINISH_REASON.get(code)
+            if reason == "error":
                 log.error("slot %d: the target's logits are NaN after %s; try dtype fp32", slot, request.stats)
-                ids, reason = ids[: ids.index(-1)], "error"
-                self.state.finished_B[slot] = STOP
+                ids = [i for i in ids if i >= 0]
             count, stats = len(ids), request.stats
+            request.running = code == RUNNING
             stats.rounds += 1
             stats.new_tokens += count
-            stats.drafted += offered[slot] - 1
+            stats.drafted += record.drafted[slot]
             stats.accepted += max(count - 1, 0)
             for position in range(count - 1):
                 stats.accepted_per_position[position] += 1
             for phase, seconds in times.items():
                 setattr(stats, f"{phase}_s", getattr(stats, f"{phase}_s") + seconds / len(running))
-            logprobs = _logprobs(s, slot, count, request.params.logprobs)
-            outputs.append(StepOutput(slot, ids, reason, logprobs))
-        return outputs
+            logprobs = _logprobs(state, slot, count, request.params.logprobs)
+            self._pending.append(StepOutput(slot, ids, reason, logprobs))
 
     @property
     def _states(self) -> tuple[DecodeState, ...]:
@@ -303,6 +337,10 @@ def _logprobs(s: DecodeState, slot: int, count: int, top: int | None) -> list[To
     chosen = s.logprob_BN[slot][path].tolist()
     ids, values = s.top_ids_BNT[slot][path, :top].tolist(), s.top_logprobs_BNT[slot][path, :top].tolist()
     return [TokenLogprob(c, dict(zip(i, v, strict=True))) for c, i, v in zip(chosen, ids, values, strict=True)]
+
+
+def _no_mark(phase: str) -> None:
+    """Nothing is timed."""
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:

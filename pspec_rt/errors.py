@@ -21,3 +21,7 @@ class RequestError(PspecError, ValueError):
 
 class ConfigError(PspecError, ValueError):
     """An option of the runtime itself is wrong (tree, K, dtype, backend, environment variable)."""
+
+
+class CaptureError(PspecError):
+    """A round cannot be captured as a graph; the message names the op that stands in the way."""

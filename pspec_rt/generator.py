@@ -16,6 +16,7 @@ from .drafters.base import Drafter
 from .drafters.registry import find_drafter
 from .engine import Engine, StepOutput, check_length, resolve_tree
 from .errors import RequestError
+from .loop import check_loop
 from .models.target import Target, load_target
 from .result import GenerationOutput, Stats, StreamChunk, TokenLogprob
 from .sampling import SamplingParams, derive_seed
@@ -64,6 +65,8 @@ class Generator:
         max_batch: most sequences decoded together; further ones wait for a free slot.
         max_length: longest sequence, prompt and new tokens together; default: the model's limit, at most 8192.
         prefill_chunk: prompt tokens taken in per step.
+        loop: how rounds are driven: "eager", "run_ahead", "while" or "auto"; see `pspec_rt.loop`.
+        simulate_acceptance: accept drafts with this probability whatever they are, to measure speed; see `Engine`.
         ignore_generation_config: load although generation_config.json asks for something unsupported, without it.
         progress: show a progress bar while loading.
 
@@ -86,6 +89,8 @@ class Generator:
         max_batch: int = 8,
         max_length: int | None = None,
         prefill_chunk: int = 128,
+        loop: str = "auto",
+        simulate_acceptance: float | None = None,
         ignore_generation_config: bool = False,
         progress: bool = False,
     ) -> None:
@@ -107,6 +112,7 @@ class Generator:
         self.max_length = min(limit, DEFAULT_MAX_LENGTH) if max_length is None else max_length
         check_length(self.max_length, limit)
         self.max_batch, self.prefill_chunk = max_batch, prefill_chunk
+        self.loop, self.simulate_acceptance = check_loop(loop), simulate_acceptance
         self._engine: Engine | None = None
 
     # -- generating ----------------------------------------------------------------------------------------------
@@ -243,7 +249,8 @@ class Generator:
             self._engine = None  # free the old caches first, unless a stream still uses them
             self._engine = Engine(
                 self.target, self.drafter, max_batch=slots, max_length=self.max_length,
-                tree=self.tree, prefill_chunk=self.prefill_chunk,
+                tree=self.tree, prefill_chunk=self.prefill_chunk, loop=self.loop,
+                simulate_acceptance=self.simulate_acceptance,
             )  # fmt: skip
         return self._engine
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .ops._dispatch import native
+
 
 class KVCache:
     """Row s of a slot holds key and value of the token at position s; rows past the committed ones
@@ -31,9 +33,14 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
     ) -> KVCache:
-        """A zeroed cache; zeroing also touches every page, so no round pays for page faults."""
-        size = (num_layers, 2, slots, num_kv_heads, capacity, head_dim)
-        return cls(torch.zeros(size, dtype=dtype, device=device))
+        """A zeroed cache; zeroing also touches every page, so no round pays for page faults.
+
+        On a CPU the system is asked for huge pages, as for weights: attention, too, reads much memory once.
+        """
+        kv_L2BGSE = torch.empty(num_layers, 2, slots, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
+        if kv_L2BGSE.device.type == "cpu" and native.available:
+            native.use_huge_pages(kv_L2BGSE.data_ptr(), kv_L2BGSE.nbytes)
+        return cls(kv_L2BGSE.zero_())
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """(k_BGSE, v_BGSE) of one layer; contiguous views."""

@@ -32,6 +32,9 @@ class Stats:
     draft_s: float = 0.0
     verify_s: float = 0.0
     rest_s: float = 0.0
+    loop_s: float = 0.0  # of rounds whose phases cannot be told apart: replayed ahead or in bursts
+    loop: str = ""  # how rounds were driven, and why
+    simulated: str = ""  # what was simulated: the text is not the model's then, and acceptance not the drafter's
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -51,7 +54,7 @@ class Stats:
     @property
     def decode_s(self) -> float:
         """Seconds spent in rounds."""
-        return self.draft_s + self.verify_s + self.rest_s
+        return self.draft_s + self.verify_s + self.rest_s + self.loop_s
 
     @property
     def tokens_per_s(self) -> float:
@@ -68,9 +71,11 @@ class Stats:
     def add(self, other: Stats) -> None:
         """Add another sequence's counts and times to this one."""
         ours, theirs = self.accepted_per_position, other.accepted_per_position
-        per_position = [a + b for a, b in zip_longest(ours, theirs, fillvalue=0)]
+        self.accepted_per_position = [a + b for a, b in zip_longest(ours, theirs, fillvalue=0)]
+        self.loop, self.simulated = self.loop or other.loop, self.simulated or other.simulated
         for name, value in vars(other).items():
-            setattr(self, name, per_position if name == "accepted_per_position" else getattr(self, name) + value)
+            if isinstance(value, (int, float)):
+                setattr(self, name, getattr(self, name) + value)
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, times and the derived rates, ready for JSON."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # the state holds these, but knows nothing about them
     from .kv_cache import KVCache
     from .models.workspace import Workspace
 
-RUNNING, STOP, LENGTH, IDLE = range(4)  # values of finished_B
-FINISH_REASON = {STOP: "stop", LENGTH: "length"}
+RUNNING, STOP, LENGTH, IDLE, ERROR, CANCELLED = range(6)  # values of finished_B
+FINISH_REASON = {STOP: "stop", LENGTH: "length", ERROR: "error"}
 
 
 # What describes the sequences themselves, whatever tree a round drafts.
@@ -78,6 +78,7 @@ class DecodeState:
         self.cache, self.work = cache, work
         self.template: TreeTemplate | None = shape.tree.template(device)
         self.drafter: Any = None  # the drafter family's own buffers (a dataclass of tensors)
+        self.simulate: Callable[[], None] | None = None  # called between verification and acceptance
 
         # Written at admission, constant while a request runs. Per-row copies spare the round an expansion.
         self.limit_B = int32(B, fill=1)
@@ -101,7 +102,6 @@ class DecodeState:
         self.prefix_B = int32(B)
         self.ids_BN, self.parent_BN, self.depth_BN, self.positions_BN = (int32(B, N) for _ in range(4))
         self.words_BN = torch.zeros(B, N, dtype=torch.int64, device=device)
-        self.slot_row_B1 = (torch.arange(B) * P).to(torch.int32).to(device)[:, None]
         self.noise_row_BN = int32(B, N)
         self.features_RF = torch.zeros(B * N, shape.F, dtype=dtype, device=device) if shape.F else None
         self.target_BN = int32(B, N)

@@ -19,15 +19,23 @@ import torch
 from . import ops
 from .drafters.base import Drafter
 from .models.decoder import Decoder
+from .ring import Ring
 from .state import DecodeState
 
 Mark = Callable[[str], None]
 
 
-def decode_round(state: DecodeState, target: Decoder, drafter: Drafter | None, mark: Mark = lambda phase: None) -> None:
+def decode_round(
+    state: DecodeState,
+    target: Decoder,
+    drafter: Drafter | None,
+    mark: Mark = lambda phase: None,
+    ring: Ring | None = None,
+) -> None:
     """Advance every running slot of `state` by 1..P tokens.
 
-    `mark(phase)` is called at the end of the phases "draft", "verify" and "rest" (for timing).
+    `mark(phase)` is called at the end of the phases "draft", "verify" and "rest" (for timing). The results are left in
+    the state, and published to `ring` if there is one.
     """
     s = state
     if s.mode != "greedy":
@@ -36,18 +44,22 @@ def decode_round(state: DecodeState, target: Decoder, drafter: Drafter | None, m
         drafter.draft(s)
     mark("draft")
 
-    ops.build_tree(
-        s.candidate_ids_BKC, s.candidate_scores_BKC, s.bonus_B, s.length_B,
-        s.ids_BN, s.parent_BN, s.depth_BN, s.words_BN, s.positions_BN, template=s.template,
-    )  # fmt: skip
-    torch.sub(s.length_B, 1, out=s.prefix_B)
+    if drafter is None or not drafter.grows_tree:
+        ops.build_tree(
+            s.candidate_ids_BKC, s.candidate_scores_BKC, s.bonus_B, s.length_B,
+            s.ids_BN, s.parent_BN, s.depth_BN, s.words_BN, s.positions_BN, prefix_B=s.prefix_B,
+            noise_row_BN=None if s.mode == "greedy" else s.noise_row_BN, noise_stride=s.shape.P, template=s.template,
+        )  # fmt: skip
     hidden_RM = target.forward(s.ids_BN, s.positions_BN, s.prefix_B, s.words_BN, s.cache, s.work, s.features_RF)
     choose_tokens(s, target, hidden_RM)
     mark("verify")
+    if s.simulate is not None:
+        s.simulate()
 
     ops.accept(
         s.ids_BN, s.parent_BN, s.target_BN, s.stop_ids_BQ, s.limit_B,
         s.length_B, s.finished_B, s.bonus_B, s.tokens_BS, s.path_BP, s.emitted_BP, s.count_B,
+        ring=ring,
     )  # fmt: skip
     if s.shape.tree.moves_kv:
         ops.compact_kv(s.cache.kv_L2BGSE, s.path_BP, s.count_B, s.length_B)
@@ -61,7 +73,7 @@ def choose_tokens(s: DecodeState, target: Decoder, hidden_RM: torch.Tensor) -> N
     if s.mode == "greedy":
         ops.head_top_k(hidden_RM, target.head_VM, s.target_BN.view(-1, 1), None)
         return
-    torch.add(s.depth_BN, s.slot_row_B1, out=s.noise_row_BN)  # depth d draws the noise of position length + d
+    # Row of noise of a node of depth d: that of position length + d.
     noise = {"temperature_R": s.temperature_BN.view(-1), "noise_QV": s.noise_QV, "noise_row_R": s.noise_row_BN.view(-1)}
     if s.mode == "noise":
         ops.head_top_k(hidden_RM, target.head_VM, s.target_BN.view(-1, 1), None, **noise)

@@ -15,6 +15,9 @@ import torch
 
 from pspec_rt import ops
 from pspec_rt.ops._dispatch import REGISTRY, native, obstacle
+from tests.cuda.build import COMPILER
+from tests.cuda.module import OPS as EMULATED_OPS
+from tests.cuda.module import emulated_op
 from tests.tiny import smollm2  # noqa: F401  (a fixture)
 
 # Before a kernel file is imported: without a GPU, Triton kernels run in its interpreter, on CPU tensors.
@@ -60,6 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     op = _op_of(metafunc.module.__name__)
     backends = REGISTRY[op].backends
     names = ["ref", *(_native_names(op) if "cpu" in backends else []), *(["triton"] if "triton" in backends else [])]
+    names += ["cuda"] if op in EMULATED_OPS else []
     metafunc.parametrize("backend", [_param(name) for name in names], indirect=True)
 
 
@@ -81,13 +85,20 @@ def _native_names(op: str) -> list[str]:
 
 
 def _param(name: str) -> object:
-    missing = _triton_missing() if name == "triton" else obstacle(name.partition("-")[0], "cpu")
+    missing = _MISSING[name]() if name in _MISSING else obstacle(name.partition("-")[0], "cpu")
     marks = [pytest.mark.skipif(bool(missing), reason=str(missing))]
     return pytest.param(name, marks=[*marks, *([pytest.mark.gpu] if name == "triton" and GPU else [])])
 
 
 def _triton_missing() -> str | None:
     return obstacle("triton", "cuda" if GPU else "cpu") or (None if GPU else _interpreter_fault())
+
+
+def _emulation_missing() -> str | None:
+    return None if COMPILER else "needs g++ to build the emulated CUDA kernels"
+
+
+_MISSING = {"triton": _triton_missing, "cuda": _emulation_missing}
 
 
 def _interpreter_fault() -> str | None:
@@ -103,11 +114,16 @@ def _interpreter_fault() -> str | None:
 
 @pytest.fixture
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Run the op of this file on one backend ("ref", "cpu" or "triton"); the other ops keep theirs.
+    """Run the op of this file on one backend ("ref", "cpu", "triton" or "cuda"); the other ops keep theirs.
 
-    On a machine with a GPU, "triton" makes it the device on which tensors are created.
+    On a machine with a GPU, "triton" makes it the device on which tensors are created. "cuda" is the CUDA kernel run
+    on the host, by csrc/cuda/emulation.
     """
     name, _, isa = request.param.partition("-")
+    if name == "cuda":
+        with emulated_op(_op_of(request.module.__name__)):
+            yield name
+        return
     device = "cuda" if name == "triton" and GPU else "cpu"
     monkeypatch.setenv("PSPEC_BACKEND", f"{_op_of(request.module.__name__)}:{name}")
     ops.choose_backends(device)

@@ -224,7 +224,8 @@ class Replay:
         cache = KVCache.allocate(1, B, 1, 1, 2, dtype=self.dtype)
         self.state = DecodeState(shape, cache, None, self.dtype, device)  # type: ignore[arg-type]
         self.drafter.allocate(self.state, self.chunk)
-        self.state.drafter.cache.kv_L2BGSE.fill_(torch.nan)
+        if hasattr(self.state.drafter, "cache"):
+            self.state.drafter.cache.kv_L2BGSE.fill_(torch.nan)
         for slot in range(B):
             self.start(slot, self.texts[slot])
         self.draft()  # every round drafts before it accepts

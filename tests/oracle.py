@@ -36,7 +36,7 @@ class OracleDrafter(Drafter):
 
     def allocate(self, state: DecodeState, prefill_rows: int) -> None:
         B, S = state.shape.B, state.shape.S
-        known_BS = torch.full((B, S), -1, dtype=torch.int32)
+        known_BS = torch.full((B, S), -1, dtype=torch.int32, device=state.device)
         for slot, tokens in enumerate(self.sequences[:B]):
             known_BS[slot, : len(tokens)] = torch.tensor(tokens, dtype=torch.int32)
         state.drafter = OracleState(known_BS)
@@ -47,11 +47,11 @@ class OracleDrafter(Drafter):
         pass
 
     def draft(self, state: DecodeState) -> None:
-        K, C = state.shape.K, state.shape.C
-        at_BK = (state.length_B[:, None] + torch.arange(K)).clamp(max=state.shape.S - 1)
+        K, C, device = state.shape.K, state.shape.C, state.device
+        at_BK = (state.length_B[:, None] + torch.arange(K, device=device)).clamp(max=state.shape.S - 1)
         right_BK = state.drafter.known_BS.gather(1, at_BK.long())
         wrong_BK = torch.where(right_BK >= 0, (right_BK + 1) % self.vocab, right_BK)
-        rank_C = torch.arange(C)
+        rank_C = torch.arange(C, device=device)
         ids_BKC = ((wrong_BK[..., None] + rank_C) % self.vocab).to(torch.int32)
         scores_BKC = (-0.5 - rank_C.float()).expand(ids_BKC.shape).clone()
         if self.kind == "good":
@@ -62,7 +62,7 @@ class OracleDrafter(Drafter):
             ids_BKC[..., 0] = torch.where(at_BK % 3 == 0, ids_BKC[..., 0], right_BK)
         elif self.kind == "adversarial":
             ids_BKC = torch.where(at_BK[..., None] % 4 == 3, -1, right_BK[..., None].expand(ids_BKC.shape))
-            odd = torch.tensor([torch.nan, torch.inf, 0.0, -torch.inf])
+            odd = torch.tensor([torch.nan, torch.inf, 0.0, -torch.inf], device=device)
             scores_BKC = odd[(at_BK[..., None] + rank_C) % 4]
         state.candidate_ids_BKC.copy_(ids_BKC)
         state.candidate_scores_BKC.copy_(scores_BKC)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 import time
@@ -13,9 +12,10 @@ import pytest
 import torch
 
 from bench.gpu import run
-from pspec_rt.drafters.checkpoint import init_drafter
+from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
-from pspec_rt.state import IDLE
+from pspec_rt.ops._dispatch import native
+from tests.tiny import tiny_target
 
 pytest.importorskip("triton")
 
@@ -72,8 +72,30 @@ def test_results_of_the_tests(tmp_path: Path) -> None:
     assert results(junit)[1] == {"test": "a::y", "outcome": "failed", "seconds": 2.0, "message": "3 != 4"}
 
 
+@pytest.mark.full
+def test_tests_that_take_too_long_are_stopped_and_reported(tmp_path: Path) -> None:
+    from bench.gpu import tests
+
+    (tmp_path / "test_slow.py").write_text("import time\ndef test_a(): pass\ndef test_b(): time.sleep(99)\n")
+    junit = tmp_path / "tests.xml"
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", f"--junitxml={junit}"]
+    assert not tests.finish([sys.executable, "-m", "pytest", *options, str(tmp_path)], 8.0)
+    assert {"test_slow::test_a": "passed"}.items() <= {x["test"]: x["outcome"] for x in tests.results(junit)}.items()
+
+
+def test_a_weight_has_orders_of_both_kinds(tmp_path: Path) -> None:
+    from bench.gpu import tune
+    from bench.gpu.shapes import LLAMA_8B, weights_of
+
+    for shape in weights_of(LLAMA_8B):
+        orders = tune.orders_for(shape, run.Job(tmp_path, "cuda", 0.0))
+        trials = list(tune.trials_of(shape, (16,), orders, 90))
+        assert {order.unit for *_, order, _ in trials} == {"warp", "block"} and len(trials) < 80, shape
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for the interpreter: tensors are on the CPU")
 @pytest.mark.usefixtures("triton_device")
-@pytest.mark.parametrize("name", ["memory", "tune", "rounds"])
+@pytest.mark.parametrize("name", ["memory", "tune", "matrix", "rounds"])
 def test_section(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter: the numbers mean nothing, but all that computes them ran."""
     module = pytest.importorskip(f"bench.gpu.{name}")
@@ -90,6 +112,30 @@ def test_section(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert set(entry["tiles"]) == {"16", "32", "64"}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its CPU side")
+@pytest.mark.skipif(not native.available, reason="pspec_rt._C is not built (pip install -e .)")
+def test_section_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.gpu import loops
+
+    found = report()
+    monkeypatch.setattr(loops, "simulated_lines", lambda *_: [])  # torch ops simulate, which a CPU cannot capture
+    loops.run(job(tmp_path), found)
+    assert [line["fillers"] for line in found["lines"]] == list(loops.FILLERS)
+    assert all(line["while_us"] > 0 and line["replay_us"] > 0 for line in found["lines"])
+    assert found["summary"][0].startswith("body of 0 + 1 kernels")
+
+
+def test_drive_counts_rounds_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.gpu import loops
+
+    engine = Engine(tiny_target(dtype="fp32"), NgramDrafter(), max_length=96, loop="eager", simulate_acceptance=0.9)
+    line = loops.drive(engine, prefix=20, rounds=6)
+    assert 1 <= line["tokens_per_round"] <= 8 and line["round_ms"] > 0
+    p = loops.probability(3.0, 8)
+    assert sum(p**i for i in range(9)) == pytest.approx(3.0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for the interpreter: tensors are on the CPU")
 @pytest.mark.usefixtures("triton_device")
 def test_a_line_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.gpu import kernels
@@ -103,26 +149,3 @@ def test_a_line_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
             line = kernels.measure(op, next(cases[op]()), "cpu", read=10.0)
             assert line["us"] > 0 and line["torch_us"] > 0 and "error" not in line
     assert kernels.summary([line], 10.0)
-
-
-def test_simulated_acceptance(tmp_path: Path) -> None:
-    """In a chain the number of accepted drafts is geometric: p + p^2 + .. + p^K on average."""
-    from bench.gpu import rounds
-    from bench.gpu.shapes import TINY
-
-    K, count, p = 4, 400, 0.7
-    target = rounds.random_target(TINY, "cpu")
-    drafter = init_drafter("parallelspec-eagle", target, K, draft_vocab=100)
-    engine = Engine(target, drafter, max_batch=2, max_length=count * (K + 1) + 80)
-    state = engine.state
-    rounds.fill(state, 32)
-    state.finished_B[1] = IDLE
-    timer = rounds.RoundTimer(state, engine.decoder, drafter, rounds.SimulatedAcceptance(state, p), "cpu")
-    with torch.inference_mode():
-        for _ in range(count):
-            timer.run()
-    accepted = (int(state.length_B[0]) - 32) / count - 1
-    expected = sum(p**k for k in range(1, K + 1))
-    deviation = math.sqrt(sum((2 * k - 1) * p**k for k in range(1, K + 1)) - expected**2)
-    assert abs(accepted - expected) < 4 * deviation / math.sqrt(count)
-    assert int(state.length_B[1]) == 32

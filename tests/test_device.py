@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pspec_rt.drafters.checkpoint import init_drafter
+from pspec_rt.drafters.new import init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
 from pspec_rt.models import Target

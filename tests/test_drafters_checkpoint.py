@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pspec_rt.drafters import registry
 from pspec_rt.drafters.base import Drafter
-from pspec_rt.drafters.checkpoint import PARTS, init_drafter, load_drafter, save_drafter
+from pspec_rt.drafters.checkpoint import load_drafter, save_drafter
 from pspec_rt.drafters.config import KINDS, target_entry
 from pspec_rt.drafters.inspect import inspect_checkpoint
+from pspec_rt.drafters.new import PARTS, init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.drafters.registry import find_drafter
 from pspec_rt.engine import Engine

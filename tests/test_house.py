@@ -19,13 +19,14 @@ OPS = sorted(p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.starts
 # A module may import from its own layer and from the ones above it in this list.
 LAYERS = (
     ("errors",),
-    ("env",),
+    ("env", "scratch"),
     ("tree", "sampling", "kv_cache", "state", "result", "tokenizer", "text", "quantize"),
     ("ref", "triton_kernels", "_C"),
     ("ops", "build"),
     ("convert", "hub", "models"),
     ("drafters",),
-    ("step", "prefill"),
+    ("ring", "timing"),
+    ("step", "prefill", "simulate", "capture"),
     ("loop",),
     ("engine",),
     ("generator",),

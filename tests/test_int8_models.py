@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from pspec_rt import Generator, ops
-from pspec_rt.drafters.checkpoint import init_drafter, load_drafter, save_drafter
+from pspec_rt.drafters.checkpoint import load_drafter, save_drafter
 from pspec_rt.drafters.config import KINDS
+from pspec_rt.drafters.new import init_drafter
 from pspec_rt.engine import Engine
 from pspec_rt.errors import ConfigError
 from pspec_rt.kv_cache import KVCache

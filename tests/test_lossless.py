@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pspec_rt.drafters.base import Drafter
-from pspec_rt.drafters.checkpoint import init_drafter, load_drafter
+from pspec_rt.drafters.checkpoint import load_drafter
+from pspec_rt.drafters.new import init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
 from pspec_rt.models.target import Target

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pspec_rt import ops
 from pspec_rt.kv_cache import KVCache
-from pspec_rt.models import Target, load_target
+from pspec_rt.models import Target, decoder, load_target
 from pspec_rt.models.workspace import Workspace
 from pspec_rt.tokenizer import Tokenizer
 from tests.tiny import MODEL_TYPES, ROPES, VOCAB, tiny_checkpoint, tiny_target
@@ -159,6 +159,20 @@ def test_tree_branches_see_only_their_ancestors(window: int, ids: Tensor) -> Non
             path.insert(0, parent[path[0]])
         text = torch.cat([ids[:prefix], tree[path]])
         check_logits(logits[node : node + 1], reference(target.path, text)[0][-1:])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch says why none of its fused kernels runs on a CPU
+@pytest.mark.parametrize("start", [0, 8, 21])
+def test_a_chunk_sees_the_same_without_a_mask(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU runs: torch is told that it is causal, counted from the newest key, instead of given a mask."""
+    R, S = 8, 40
+    q_BNHE, caches = torch.randn(1, R, 4, 16), [torch.randn(1, 2, S, 16) for _ in "kv"]
+    outs = []
+    for fused in (False, True):
+        monkeypatch.setattr(decoder, "has_flash_attention", lambda q, fused=fused: fused)
+        outs.append(torch.full_like(q_BNHE, float("nan")))
+        decoder._CausalChunk(start, R, 0.25, q_BNHE.device)(q_BNHE, *caches, outs[-1], 0)
+    torch.testing.assert_close(*outs)
 
 
 def test_slots_of_different_lengths(ids: Tensor) -> None:

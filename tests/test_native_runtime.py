@@ -99,7 +99,7 @@ def test_huge_pages_are_a_hint() -> None:
     [
         (lambda: _C.linear(*[0] * 5, 1, 8, 8, 0.0, False, False, 9, 0, 0), "dtype code"),
         (lambda: _C.head_top_k(*[0] * 8, 1, 8, 8, 8, 17, 0, 0), "C must be 1..16"),
-        (lambda: _C.build_tree(*[0] * 13, 1, 1, 1, 65), "N must be 1..64"),
+        (lambda: _C.build_tree(*[0] * 15, 1, 1, 1, 65, 0), "N must be 1..64"),
         (lambda: _C.tree_attention(*[0] * 6, 1, 4, 3, 2, 8, 8, 1.0, 0, 0, 1, 1), "multiple of G"),
     ],
 )

@@ -6,7 +6,7 @@
     from pspec_rt.triton_kernels.silu_mul import silu_mul
 
 Rules all kernels keep:
-- The launcher reads shapes, strides and dtypes, never data, and allocates nothing but `_common.scratch`: it can be
+- The launcher reads shapes, strides and dtypes, never data, and allocates nothing but `pspec_rt.scratch`: it can be
   captured in a CUDA graph. Lengths and indices that vary come by pointer.
 - Under Triton's interpreter (TRITON_INTERPRET=1) bf16 arithmetic and rounding are wrong. Kernels load with
   `widen`, compute in fp32 and store through `narrow`, which on a GPU are plain conversions.

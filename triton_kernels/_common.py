@@ -1,4 +1,4 @@
-"""What all kernels share: bf16 under the interpreter, programmatic launch, scratch memory, specialisations."""
+"""What all kernels share: bf16 under the interpreter, programmatic launch, specialisations."""
 
 from __future__ import annotations
 
@@ -69,23 +69,6 @@ def launch_options(tensor: Tensor, *, fp_fusion: bool = True) -> dict[str, bool]
 @lru_cache(maxsize=16)
 def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
-
-
-_SCRATCH: dict[tuple[torch.device, str, torch.dtype], list[Tensor]] = {}
-
-
-def scratch(device: torch.device, name: str, numel: int, dtype: torch.dtype) -> Tensor:
-    """At least `numel` elements of device memory, zeros when made, the same ones at every call of that name.
-
-    They grow when a larger call comes, which must happen before a capture; smaller ones are kept, as graphs captured
-    earlier hold their addresses. Kernels of one name must run one after another (one stream).
-    """
-    kept = _SCRATCH.setdefault((device, name, dtype), [])
-    if not kept or kept[-1].numel() < numel:
-        capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        assert not capturing, f"scratch {name!r} must grow to {numel} elements: run the op once before capturing it"
-        kept.append(torch.zeros(numel, dtype=dtype, device=device))
-    return kept[-1]
 
 
 def device_function(function: Callable) -> Callable:

@@ -19,6 +19,7 @@ from ._common import SHARED_LIMIT, interpreting
 
 BUCKETS = (16, 32, 64)  # rows of x a program takes at once
 FILE = Path(__file__).with_name("linear_tiles.json")
+CUDA_FILE = Path(__file__).with_name("linear_cuda.json")
 SMS = {80: 108, 90: 132, 100: 148}  # of A100, H100 / H200 and B200
 MAX_ACCUMULATORS = {16: 4096, 32: 4096, 64: 2048}  # fp32 sums of a warp by `step`; more spill
 MAX_BLOCK_SUMS = 1024  # of a warp, where a block adds up a chunk
@@ -63,17 +64,21 @@ class Plan:
         return bucket, self.tiles[bucket]
 
 
-def whole(plan: Plan, bucket: int, arch: int | None) -> Tile:
-    """The tile of a bucket for programs that take all chunks themselves, as `_product.whole_product` does.
+def whole(plan: Plan, bucket: int, arch: int | None, N: int) -> Tile:
+    """The tile of a bucket for programs that take all chunks of a weight's N rows themselves, as
+    `_product.whole_product` does.
 
-    Instead of one run of the loop after the other, each with sums of its own, narrower tiles with more warps.
+    Instead of one run of the loop after the other, each with sums of its own, tiles with more warps; of 64 rows, or of
+    fewer where those would leave multiprocessors idle.
     """
     order, tile = plan.order, plan.tiles[bucket]
     if order.unit == "block" or tile.split == order.chunks or arch is None:
         return tile
     warps = min(order.chunks, 8)
+    most = next((rows for rows in (64, 32) if -(-N // rows) >= 0.9 * SMS[arch]), 16)
     narrower = (Tile(rows, order.chunks, warps, tile.stages - less) for rows in (64, 32, 16) for less in range(4))
-    return next((t for t in narrower if t.stages >= 2 and legal(order, t, bucket, arch)), tile)
+    fitting = (t for t in narrower if t.rows <= most and t.stages >= 2)
+    return next((t for t in fitting if legal(order, t, bucket, arch)), tile)
 
 
 def bucket_of(R: int) -> int:
@@ -146,6 +151,15 @@ class Table:
 
 
 @cache
+def cuda_is_faster(N: int, K: int, arch: int) -> bool:
+    """Whether csrc/cuda/linear.cu was measured to be faster than the plan of a weight [N, K], over all row counts.
+
+    CUDA_FILE lists such weights, {"sm_90": ["4096x4096", ..]}; what is not in it was not measured, and runs here.
+    """
+    return f"{N}x{K}" in json.loads(CUDA_FILE.read_text()).get(f"sm_{arch}", [])
+
+
+@cache
 def plan_of(N: int, K: int, wide: bool, arch: int | None) -> Plan:
     """The plan of a weight [N, K]: the table's, else a rule of thumb.
 
@@ -180,8 +194,10 @@ def _arch_of(device: torch.device) -> int:
 
 def _usual_order(N: int, K: int) -> Order:
     """Many warps share a narrow weight's columns, as it has few tiles of rows. 32 columns of bf16 are half a cache
-    line, and leave registers for 64 x 64 tiles."""
-    return Order("warp", 8 if N < 16384 and K >= 2048 else 4, 32 if K >= 256 else 16)
+    line, and leave registers for 64 x 64 tiles; 16 where these divide the columns and 32 do not, as masks take some."""
+    chunks = 8 if N < 16384 and K >= 2048 else 4
+    wide = K >= 256 and (K % (32 * chunks) == 0 or K % (16 * chunks) > 0)
+    return Order("warp", chunks, 32 if wide else 16)
 
 
 def _usual_tile(order: Order, N: int, bucket: int, arch: int) -> Tile:

@@ -105,7 +105,7 @@ def draft_inputs(
     wide = out_BNM.itemsize == 4
     arch = tiles.arch_of(out_BNM.device)
     plan, bucket = tiles.plan_of(M, W, wide, arch), tiles.bucket_of(B * P)
-    tile = tiles.whole(plan, bucket, arch)
+    tile = tiles.whole(plan, bucket, arch, M)
     blocks = triton.cdiv(M, tile.rows), triton.cdiv(B * P, bucket) + (triton.cdiv(B, bucket) if J else 0)
     _draft_inputs_kernel[blocks](
         ids_BP, features_BPF, count_B, mask_inputs_JM, fc_MW, out_BNM, table_VM, bias_M, anchor_map_MW, B, P, J, M,
@@ -121,7 +121,7 @@ def _specialization(
 ) -> Specialization:  # fmt: skip
     W, wide = F + M * table, dtype == "fp32"
     plan = tiles.plan_of(M, W, wide, arch)
-    tile = tiles.whole(plan, bucket, arch)
+    tile = tiles.whole(plan, bucket, arch, M)
     pointers = {"ids": "*i32", "count": "*i32"}
     pointers |= {name: f"*{dtype}" for name in ("features", "mask_inputs", "fc", "out")}
     optional = {"table": table, "bias": bias, "anchor_map": anchor}

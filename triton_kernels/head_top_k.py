@@ -7,8 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..scratch import scratch
 from . import _linear_tiles as tiles
-from ._common import Specialization, device_function, launch_options, scratch, upcast
+from ._common import Specialization, device_function, launch_options, upcast
 from ._product import prefetch, whole_product
 from ._top import (
     NO_KEY,
@@ -165,7 +166,7 @@ def head_top_k(
     wide, scores = torch.float32 in (x_RM.dtype, w_DM.dtype), out_scores_RC is not None
     arch, bucket = tiles.arch_of(x_RM.device), tiles.bucket_of(R)
     plan = tiles.plan_of(D, M, wide, arch)
-    tile = tiles.whole(plan, bucket, arch)
+    tile = tiles.whole(plan, bucket, arch, D)
     vocabulary_tiles = triton.cdiv(D, tile.rows)
     keys = scratch(x_RM.device, "head_top_k.keys", R * vocabulary_tiles * C, torch.int64)
     sums = scratch(x_RM.device, "head_top_k.sums", R * vocabulary_tiles, torch.float32)
@@ -189,7 +190,7 @@ def _tile_specialization(
 ) -> Specialization:  # fmt: skip
     wide = dtype == "fp32"
     plan = tiles.plan_of(D, M, wide, arch)
-    tile = tiles.whole(plan, bucket, arch)
+    tile = tiles.whole(plan, bucket, arch, D)
     pointers = {"x": f"*{dtype}", "w": f"*{dtype}", "keys": "*i64", "sums": "*fp32"}
     pointers |= {"temperature": "*fp32", "noise": "*fp32", "noise_row": "*i32"} if noise else {}
     pointers |= {"id_map": "*i32"} if mapped else {}

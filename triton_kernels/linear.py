@@ -11,16 +11,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ..ref.linear import linear as library
+from ..scratch import scratch
 from . import _linear_tiles as tiles
-from ._common import Specialization, device_function, interpreting, launch_options, narrow, scratch, upcast, widen
+from ._common import Specialization, device_function, interpreting, launch_options, narrow, upcast, widen
 from ._math import LANES, lane_squares, row_scales, silu_product
 from ._product import add_chunks, add_partials, prefetch, product
 from .add_rms_norm import add_rms_norm
 
-NORM_ROWS, NORM_COLUMNS = (
-    16,
-    4096,
-)  # up to so many every program norms for itself; more cost more than a launch, or spill
+# Up to so many every program norms for itself; more cost more than a launch, or spill.
+NORM_ROWS, NORM_COLUMNS = 16, 4096
 LAUNCH_ROWS = 256  # rows of a launch whose partial sums go through memory: bounds what they need
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ._common import Specialization, launch_options, narrow, upcast, widen
 from ._math import rms_scale
 
+FP_FUSION = False  # a row has one way to round, whether N is 1 or 16, paged or not: each is a compilation of its own
 HEADS = 8  # of a program: 8 heads of 128 elements are 32 bytes a lane, and a row of Llama-3.1-8B is 6 programs
 
 
@@ -54,12 +55,12 @@ def _rope_append_kernel(
     if PAGE:
         b = tl.load(block_table + b * T + cache_row // PAGE)
         cache_row = cache_row % PAGE
-    b = b.to(tl.int64)
-    target = k_cache + b * stride_k_b + (head - H) * stride_k_g + cache_row * stride_k_s + half
+    b, cache_row = b.to(tl.int64), cache_row.to(tl.int64)
+    target = k_cache + b * stride_k_b + cache_row * stride_k_s + (head - H).to(tl.int64) * stride_k_g + half
     is_key = inside & (head >= H) & (head < H + G)
     tl.store(target, first_out, mask=is_key)
     tl.store(target + E // 2, second_out, mask=is_key)
-    target = v_cache + b * stride_v_b + (head - H - G) * stride_v_g + cache_row * stride_v_s + half
+    target = v_cache + b * stride_v_b + cache_row * stride_v_s + (head - H - G).to(tl.int64) * stride_v_g + half
     is_value = inside & (head >= H + G)
     tl.store(target, first_in, mask=is_value)
     tl.store(target + E // 2, second_in, mask=is_value)
@@ -106,7 +107,7 @@ def rope_append(
         N, H, G, E, block_table_BT.shape[1] if paged else 0, cos_SE.shape[0], eps,
         *k_BGSE.stride()[:3], *v_BGSE.stride()[:3],
         HALF=triton.next_power_of_2(E // 2), HEADS=HEADS, NORM=norm, PAGE=S if paged else 0,
-        UPCAST=upcast(q_BNHE), **launch_options(q_BNHE), num_warps=2,
+        UPCAST=upcast(q_BNHE), **launch_options(q_BNHE, fp_fusion=FP_FUSION), num_warps=2,
     )  # fmt: skip
 
 
@@ -125,6 +126,7 @@ SPECIALIZATIONS = [
         num_warps=2,
         divisible=(*POINTERS, *INDICES, "cos", "sin", "E", *STRIDES),
         name=f"{dtype}-{2 * half}{'-norm' * norm}{f'-page{page}' if page else ''}{'-pdl' * pdl}",
+        fp_fusion=FP_FUSION,
         min_arch=90 if pdl else 80,
     )
     for dtype, half, norm, page, pdl in [

@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import Specialization, launch_options, scratch
+from ..scratch import scratch
+from ._common import Specialization, launch_options
 from ._filters import (
     DISTANCES,
     below_most,

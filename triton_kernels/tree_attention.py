@@ -9,7 +9,8 @@ import torch
 import triton
 from torch import Tensor
 
-from ._common import Specialization, capability, interpreting, launch_options, scratch, upcast
+from ..scratch import scratch
+from ._common import Specialization, capability, interpreting, launch_options, upcast
 from ._tree_kernels import fold_kernel, partials_kernel
 
 RUN, GRAIN = 256, 64

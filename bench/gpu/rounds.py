@@ -1,13 +1,11 @@
 """Section e: time of a round by phase, Llama-3.1-8B shapes with random weights, acceptance simulated on the device.
 
-The text of random weights means nothing and would accept no draft. So between verification and acceptance a target
-token is set to the drafted one with a constant conditional probability, drawn from the device's own noise. Times are of
-the real kernels; tokens per round and per second are simulated, and every number of them says so.
+The text of random weights means nothing and would accept no draft; hence the engine's `simulate_acceptance`. Times are
+of the real kernels; tokens per round and per second are simulated, and every number of them says so.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +16,9 @@ from typing import Any
 import torch
 
 from bench.ops._bench import Model
-from pspec_rt import ops
 from pspec_rt.drafters.base import Drafter
-from pspec_rt.drafters.checkpoint import init_drafter
 from pspec_rt.drafters.lm import ParallelLMDrafter
+from pspec_rt.drafters.new import init_drafter
 from pspec_rt.engine import Engine
 from pspec_rt.measure.bandwidth import weight_bytes
 from pspec_rt.models.config import GenerationDefaults, ModelConfig
@@ -51,33 +48,6 @@ class Setup:
     tree: TreeSpec | None
     prefix: int
     make: Callable[[], Drafter | None]
-
-
-class SimulatedAcceptance:
-    """Overwrites `target_BN`: with probability p the token of a node's first child, else one that no child has.
-
-    Position t is decided by the noise of (seed, t), so it depends neither on the tree nor on the round. Capture-safe.
-    """
-
-    def __init__(self, state: DecodeState, p: float) -> None:
-        B, P, N, device = state.shape.B, state.shape.P, state.shape.N, state.device
-        self.state = state
-        self.least = -math.log(-math.log1p(-p))  # a standard Gumbel number exceeds it with probability p
-        self.seed_B = torch.arange(B, device=device)
-        self.noise_BP1 = torch.empty(B, P, 1, device=device)
-        self.node_N = torch.arange(N, device=device)
-
-    def __call__(self) -> None:
-        s, N = self.state, self.state.shape.N
-        ops.gumbel_noise(self.seed_B, s.length_B, self.noise_BP1)
-        lucky_BN = (self.noise_BP1[..., 0] > self.least).gather(1, s.depth_BN.clamp(max=s.shape.P - 1).long())
-        is_child_BNN = s.parent_BN[:, None, :] == self.node_N[:, None]  # of node n (rows)
-        first_BN = torch.where(is_child_BNN, self.node_N, N).amin(dim=2)
-        drafted_BN = s.ids_BN.gather(1, first_BN.clamp(max=N - 1))
-        clash_BN = (is_child_BNN & (s.ids_BN[:, None, :] == s.target_BN[:, :, None])).any(dim=2)
-        other_BN = torch.where(clash_BN, (s.target_BN + 1) % s.shape.V, s.target_BN)
-        accepted_BN = lucky_BN & (first_BN < N) & (drafted_BN >= 0)
-        s.target_BN.copy_(torch.where(accepted_BN, drafted_BN, other_BN))
 
 
 def random_target(m: Model, device: str) -> Target:
@@ -151,11 +121,11 @@ def measure(setup: Setup, target: Target, job: Job, read: float) -> dict[str, An
     """One line: milliseconds by phase, their floor, and what simulated acceptance makes of them."""
     drafter, rounds = setup.make(), 2 if job.small else ROUNDS
     most = setup.prefix + (rounds + 8) * ((setup.tree.k if setup.tree else 0) + 1)
-    engine = Engine(target, drafter, max_batch=1, max_length=most, tree=setup.tree, prefill_chunk=128)
+    simulated = {"simulate_acceptance": ACCEPTANCE} if drafter else {}
+    engine = Engine(target, drafter, max_length=most, tree=setup.tree, loop="eager", **simulated)
     state = engine.state
     fill(state, setup.prefix)
-    simulate = SimulatedAcceptance(state, ACCEPTANCE) if drafter else None
-    timer = RoundTimer(state, engine.decoder, drafter, simulate, job.device)
+    timer = RoundTimer(state, engine.decoder, drafter, job.device)
     lines = [timer.run() for _ in range(rounds)]
     tokens = (int(state.length_B[0]) - timer.first_length) / rounds
     phases = {phase: median(line[phase] for line in lines) for phase in PHASES}
@@ -190,11 +160,8 @@ def fill(state: DecodeState, prefix: int) -> None:
 class RoundTimer:
     """Rounds replayed from one CUDA graph, with events between the phases; on a CPU, rounds and the clock."""
 
-    def __init__(
-        self, state: DecodeState, decoder: Decoder, drafter: Drafter | None, simulate: Callable[[], None] | None,
-        device: str,
-    ) -> None:  # fmt: skip
-        self.round, self.simulate, self.on_gpu = (state, decoder, drafter), simulate, device == "cuda"
+    def __init__(self, state: DecodeState, decoder: Decoder, drafter: Drafter | None, device: str) -> None:
+        self.round, self.on_gpu = (state, decoder, drafter), device == "cuda"
         self.ends: list[Any] = []
         self.graph = None
         if self.on_gpu:
@@ -216,8 +183,6 @@ class RoundTimer:
 
     def _mark(self, phase: str) -> None:
         self.ends.append(self._now())
-        if phase == "verify" and self.simulate is not None:
-            self.simulate()
 
     def _now(self) -> Any:
         if not self.on_gpu:

@@ -1,8 +1,9 @@
 """All sections in one run, each in a process of its own, so that one that fails or hangs does not stop the others.
 
-    python -m bench.gpu --out DIR [--only SECTION,...]
+    python -m bench.gpu --out DIR [--only SECTION,...] [--target DIR]
 
-Sections: tests (a), memory (b), tune (d), kernels (c), rounds (e), in this order: what is tuned is what is measured.
+Sections: tests (a), memory (b), tune (d), kernels (c), matrix (g), rounds (e), loops (f), in this order: what is tuned
+is what is measured.
 Each writes DIR/SECTION.json with the conditions it ran under. Needs a GPU, no network, and less than nine minutes.
 """
 
@@ -25,8 +26,16 @@ ROOT = Path(__file__).resolve().parents[2]
 BUDGET_S = 520.0  # of the whole run, building included
 SPARE_S = 8.0  # a section gets this long to end by itself before it is stopped
 # Section -> most seconds, more where it runs without the others. It starts nothing new when its time is up.
-SECTIONS = {"tests": 150.0, "memory": 30.0, "tune": 120.0, "kernels": 120.0, "rounds": 110.0}
-LETTERS = {"a": "tests", "b": "memory", "c": "kernels", "d": "tune", "e": "rounds"}
+SECTIONS = {
+    "tests": 120.0,
+    "memory": 20.0,
+    "tune": 90.0,
+    "kernels": 95.0,
+    "matrix": 50.0,
+    "rounds": 75.0,
+    "loops": 85.0,
+}
+LETTERS = {"a": "tests", "b": "memory", "c": "kernels", "d": "tune", "e": "rounds", "f": "loops", "g": "matrix"}
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,14 @@ class Job:
         device: "cuda", or "cpu" where its logic is tested.
         end: `time.monotonic()` at which it should be done.
         small: tiny shapes, for tests.
+        target: a checkpoint whose own text the loops decode, too.
     """
 
     out: Path
     device: str
     end: float
     small: bool = False
+    target: Path | None = None
 
     def time_left(self) -> float:
         return self.end - time.monotonic()
@@ -53,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the JSON files")
-    parser.add_argument("--only", metavar="SECTION,...", help=f"of {', '.join(SECTIONS)}; or their letters a to e")
+    parser.add_argument("--only", metavar="SECTION,...", help=f"of {', '.join(SECTIONS)}; or their letters a to g")
     parser.add_argument("--commit", help="what is measured, where there is no git checkout to ask")
+    parser.add_argument("--target", type=Path, metavar="DIR", help="checkpoint that section loops decodes with, too")
     parser.add_argument("--inside", type=float, metavar="SECONDS", help=argparse.SUPPRESS)  # the process of a section
     args = parser.parse_args(argv)
     names = chosen(args.only)
@@ -62,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"bench.gpu: {reason}")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.inside is not None:
-        section(names[0], Job(args.out, "cuda", time.monotonic() + args.inside))
+        section(names[0], Job(args.out, "cuda", time.monotonic() + args.inside, target=args.target))
         return
-    sys.exit(run_all(names, args.out, args.commit))
+    sys.exit(run_all(names, args.out, args.commit, args.target))
 
 
 def chosen(only: str | None) -> list[str]:
@@ -88,7 +100,7 @@ def no_gpu() -> str | None:
     return None
 
 
-def run_all(names: Sequence[str], out: Path, commit: str | None) -> int:
+def run_all(names: Sequence[str], out: Path, commit: str | None, target: Path | None = None) -> int:
     """Build, run the sections, print the table; the number of sections that failed."""
     start = time.monotonic()
     reports = [build(out)]
@@ -96,7 +108,9 @@ def run_all(names: Sequence[str], out: Path, commit: str | None) -> int:
     stretch = max(1.0, (BUDGET_S - (time.monotonic() - start)) / sum(SECTIONS[name] for name in names))
     for name in names:
         left = BUDGET_S - (time.monotonic() - start) - SPARE_S
-        report = run_section(name, out, min(SECTIONS[name] * stretch, left)) if left > SPARE_S else skipped(name)
+        report = (
+            run_section(name, out, min(SECTIONS[name] * stretch, left), target) if left > SPARE_S else skipped(name)
+        )
         (out / f"{name}.json").write_text(json.dumps({"conditions": conditions, **report}, indent=1) + "\n")
         reports.append(report)
         print(f"-- {name}: {report['status']} in {report['seconds']:.0f} s", flush=True)
@@ -118,11 +132,12 @@ def build(out: Path) -> dict[str, Any]:
     return report | {"status": "done" if done.returncode == 0 else "failed"}
 
 
-def run_section(name: str, out: Path, seconds: float) -> dict[str, Any]:
+def run_section(name: str, out: Path, seconds: float, target: Path | None = None) -> dict[str, Any]:
     """A section in a process of its own: what it reported, or how it ended."""
     result = out / f"{name}.part.json"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "bench.gpu", "--out", str(out), "--only", name, "--inside", str(seconds)]
+    command += ["--target", str(target)] if target else []
     start = time.monotonic()
     with (out / f"{name}.log").open("w") as log:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy
 import torch
@@ -35,8 +36,7 @@ def time_calls(calls: Sequence[Call], device: str, replays: int = REPLAYS) -> Ti
         return Timing(us, us, us)
     repeats = -(-LEAST_CALLS // len(calls))
     graph = captured(lambda: [call() for _ in range(repeats) for call in calls], warm=lambda: [c() for c in calls])
-    graph.replay()
-    times = [elapsed_us(graph.replay) / (repeats * len(calls)) for _ in range(replays)]
+    times = numpy.array(replay_us(graph, replays)) / (repeats * len(calls))
     return Timing(*(float(x) for x in numpy.percentile(times, (50, 20, 80))))
 
 
@@ -55,14 +55,17 @@ def captured(body: Call, warm: Call) -> torch.cuda.CUDAGraph:
     return graph
 
 
-def elapsed_us(run: Call) -> float:
-    """Microseconds between two events around a call."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    run()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) * 1e3
+def replay_us(graph: torch.cuda.CUDAGraph, replays: int) -> list[float]:
+    """Microseconds of replays that follow each other. One before them keeps the device busy while the host launches
+    the next, whose launch would else count."""
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(replays + 1)]
+    graph.replay()
+    for event in events[:-1]:
+        event.record()
+        graph.replay()
+    events[-1].record()
+    events[-1].synchronize()
+    return [1e3 * begin.elapsed_time(end) for begin, end in pairwise(events)]
 
 
 def tensors_in(*values: object) -> list[Tensor]:

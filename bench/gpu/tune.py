@@ -37,29 +37,26 @@ def run(job: Job, report: dict[str, Any]) -> None:
     """Fill the section's report, and write the table to the runtime's place and to the section's folder."""
     arch = tiles.arch_of(torch.device(job.device)) or 90  # a CPU stands for an H200
     shapes = [(96, 64)] if job.small else shapes_of_models()
-    lines: dict[Shape, list[Line]] = {shape: [] for shape in shapes}
+    table, first, done = Table(), {}, 0
     with compilers(job) as pool:
-        first = {shape: list(trials_of(shape, BUCKETS[:1], orders_for(shape, job), arch)) for shape in shapes}
-        for shape in shapes:  # all are compiled at once, in this order
-            first[shape] = submit(pool, first[shape])
-        rest: dict[Shape, list[Any]] = {}
-        for shape in shapes:
-            lines[shape] += measured(first[shape], shape, job)
-            orders = best_orders(lines[shape])[:ORDERS_KEPT]
-            rest[shape] = submit(pool, trials_of(shape, BUCKETS[1:], orders, arch))
-        for shape in shapes:
-            lines[shape] += measured(rest[shape], shape, job)
-        pool.shutdown(wait=False, cancel_futures=True)
-    table = Table()
-    plans = {shape: best_plan(lines[shape]) for shape in shapes}
-    for shape, plan in plans.items():
-        if plan is not None:
+        for i, shape in enumerate(shapes):
+            for near in shapes[i : i + 2]:  # the next one's are compiled while this one's are measured
+                if near not in first:
+                    first[near] = submit(pool, trials_of(near, BUCKETS[:1], orders_for(near, job), arch))
+            lines = measured(first[shape], shape, job)
+            orders = best_orders(lines)[:ORDERS_KEPT]
+            lines += measured(submit(pool, trials_of(shape, BUCKETS[1:], orders, arch)), shape, job)
+            report["lines"] += lines
+            plan = best_plan(lines)
+            if plan is None:
+                break
             table.put(*shape, arch, with_library(plan, shape, job))
-    write(table, job)
+            write(table, job)
+            done += 1
+        pool.shutdown(wait=False, cancel_futures=True)
     tiles.plan_of.cache_clear()
-    report["lines"] = [line for found in lines.values() for line in found]
-    report["complete"] = all(plan is not None for plan in plans.values())
-    report["summary"] = [f"{len(report['lines'])} trials, plans for {sum(map(bool, plans.values()))} of {len(shapes)}"]
+    report["complete"] = done == len(shapes)
+    report["summary"] = [f"{len(report['lines'])} trials, plans for {done} of {len(shapes)}"]
     report["summary"] += best_lines(report["lines"])
 
 
@@ -124,8 +121,8 @@ def orders_for(shape: Shape, job: Job) -> list[Order]:
     """Orders that may be best: a wide weight has enough blocks without many chunks."""
     if job.small:
         return [Order("warp", 4, 16)]
-    most = 4 if shape[0] >= 16384 else 8
-    return [order for order in tiles.orders(shape[1]) if order.unit == "warp" and order.chunks <= most]
+    most = {"warp": 4, "block": 2} if shape[0] >= 16384 else {"warp": 8, "block": 8}
+    return [order for order in tiles.orders(shape[1]) if order.chunks <= most[order.unit]]
 
 
 def compile_one(trial: Trial) -> None:

@@ -21,7 +21,7 @@ def cases(m: Model, N: int) -> Iterator[Case]:
             ints = [torch.empty(B, N, dtype=torch.int32) for _ in range(4)]
             outputs = (*ints[:3], torch.empty(B, N, dtype=torch.int64), ints[3])
             args = (ids_BKC, scores_BKC.sort(2, descending=True).values, *slots, *outputs)
-            call = args, {"template": template}
+            call = args, {"template": template, "prefix_B": i32([0] * B)}
             size = ids_BKC.nbytes + scores_BKC.nbytes + B * N * 24
             yield Case("any", N, f"{B} slots, {name}", lambda c=call: c, size)
 

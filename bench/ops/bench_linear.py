@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._bench import Case, Model, bf16, main, nbytes, weights
+from pspec_rt.quantize import DEPTH, ROWS, TILE_BYTES, Int8Weight
+
+from ._bench import BF16, Case, Model, bf16, main, nbytes, weights
 
 
 def cases(m: Model, R: int) -> Iterator[Case]:
-    """qkv, output projection, gate+up, down, as plain products; two as a layer runs them; the head with fp32 logits."""
+    """qkv, output projection, gate+up, down, as plain products; two as a layer runs them; one in int8; the head."""
     layer = ((m.M, (m.H + 2 * m.G) * m.E), (m.H * m.E, m.M), (m.M, 2 * m.I), (m.I, m.M))
     for I, O in layer:
         yield case(m, R, I, O, torch.bfloat16)
     yield gated(m, R)
     yield added(m, R)
+    yield int8(m, R)
     if R in (1, 8):
         yield case(m, R, m.M, m.V, torch.float32)
 
@@ -31,6 +34,22 @@ def case(m: Model, R: int, I: int, O: int, dtype: torch.dtype) -> Case:
         return (x_RI, weights(O, I), out_RO), {}
 
     return Case(m.name, R, f"{I} -> {O}", make, size, weights=2 * O * I, torch=plain)
+
+
+def int8(m: Model, R: int) -> Case:
+    """The same product with int8 weights; torch, which has none, takes bf16 ones."""
+    O, I = 2 * m.I, m.M
+    tiles = (-(-O // ROWS), -(-I // DEPTH), TILE_BYTES // BF16.itemsize)  # of any bytes: the time is the same
+    size = BF16.itemsize * tiles[0] * tiles[1] * tiles[2]
+    x_RI, out_RO = bf16(R, I), torch.empty(R, O, dtype=BF16)
+
+    def make() -> tuple:
+        return (x_RI, Int8Weight(weights(*tiles).view(torch.uint8), O, I), out_RO), {}
+
+    def plain_bf16(x_RI: Tensor, w_OI: Int8Weight, out_RO: Tensor) -> Tensor:
+        return F.linear(x_RI, weights(*w_OI.shape))
+
+    return Case(m.name, R, f"{I} -> {O}, int8", make, nbytes(x_RI, out_RO) + size, weights=size, torch=plain_bf16)
 
 
 def gated(m: Model, R: int) -> Case:

@@ -11,7 +11,10 @@
 namespace pspec::api {
 
 void bind_ops(pybind11::module_& m);      // launches, one per kernel
+void bind_cuda_loop(pybind11::module_& m);  // launches of CUDA kernels, where they are built
+void bind_cuda_matrix(pybind11::module_& m);
 void bind_graph(pybind11::module_& m);    // sequences of launches, recorded and replayed
+void bind_ring(pybind11::module_& m);     // the host's side of the ring
 void bind_runtime(pybind11::module_& m);  // threads, instruction set, build_info
 void bind_testing(pybind11::module_& m);  // doors to csrc/common for the property tests
 

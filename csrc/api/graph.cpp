@@ -1,4 +1,4 @@
-// Bindings of launch graphs: begin, end, replay, profile, free.
+// Bindings of launch graphs: begin, end, replay, burst, profile, free.
 #include "graph.h"
 
 #include <pybind11/stl.h>
@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "../cuda/while_graph.h"
 #include "api.h"
 
 namespace pspec::api {
@@ -62,22 +63,60 @@ std::vector<std::pair<std::string, double>> graph_profile(int64_t handle) {
   return times;
 }
 
+// Replays while *go, which the round itself writes, is not 0; at least once. Returns how many times.
+int64_t graph_burst(int64_t handle, Address go) {
+  const auto graph = find(handle);
+  const int32_t* again = pointer<const int32_t>(go);
+  int64_t rounds = 0;
+  do {
+    for (const Launch& launch : *graph) launch.run();
+    ++rounds;
+  } while (*again != 0);
+  return rounds;
+}
+
+struct ClockParams {
+  double* seconds;
+};
+
+void read_clock(const ClockParams& p) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  *p.seconds = std::chrono::duration<double>(now).count();
+}
+
+// Writes the time, in seconds, when the launch runs: between recorded launches it times the phases of a round.
+void clock(Address seconds) { launch("clock", read_clock, ClockParams{pointer<double>(seconds)}); }
+
 void graph_free(int64_t handle) {
   std::lock_guard<std::mutex> lock(graphs_mutex);
   graphs.erase(handle);
 }
+
+#if PSPEC_WITH_CUDA
+void while_launch(uint64_t handle, Address control, Address stream) {
+  cuda::while_launch(handle, pointer<int32_t>(control), pointer<void>(stream));
+}
+#endif
 
 }  // namespace
 
 LaunchGraph* recording() { return current.get(); }
 
 void bind_graph(pybind11::module_& m) {
+  m.def("graph_recording", [] { return recording() != nullptr; });
   m.def("graph_begin", graph_begin);
   m.def("graph_end", graph_end);
   m.def("graph_size", graph_size);
   m.def("graph_replay", graph_replay, ReleaseGil());
+  m.def("graph_burst", graph_burst, ReleaseGil());
   m.def("graph_profile", graph_profile, ReleaseGil());
+  m.def("clock", clock);
   m.def("graph_free", graph_free);
+#if PSPEC_WITH_CUDA
+  m.def("cuda_while_create", cuda::while_create);
+  m.def("cuda_while_launch", while_launch, ReleaseGil());
+  m.def("cuda_while_destroy", cuda::while_destroy);
+#endif
 }
 
 }  // namespace pspec::api

@@ -2,11 +2,10 @@
 #include "../cpu/launch.h"
 #include "api.h"
 #include "graph.h"
+#include "shared_ops.h"
 
 namespace pspec::api {
 namespace {
-
-using Int = int64_t;
 
 void linear(Address x, Address w, Address bias, Address norm, Address out, Int R, Int I, Int O, float eps, bool gated,
             bool add, int x_dtype, int w_dtype, int out_dtype) {
@@ -42,27 +41,41 @@ void gumbel_noise(Address seed, Address first_position, Address out, Int B, Int 
   launch("gumbel_noise", cpu::gumbel_noise, {pointer<int64_t>(seed), pointer<int32_t>(first_position), pointer<float>(out), B, P, V});
 }
 
-void build_tree(Address candidate_ids, Address candidate_scores, Address bonus, Address length, Address ids,
-                Address parent, Address depth, Address words, Address positions, Address t_parent, Address t_depth,
-                Address t_rank, Address t_words, Int B, Int K, Int C, Int N) {
-  check(N >= 1 && N <= 64, "build_tree: N must be 1..64");
-  check(N == 1 || (K >= 1 && C >= 1), "build_tree: a tree of more than the root needs candidates");
-  launch("build_tree", cpu::build_tree, {pointer<int32_t>(candidate_ids), pointer<float>(candidate_scores), pointer<int32_t>(bonus),
-                   pointer<int32_t>(length), pointer<int32_t>(ids), pointer<int32_t>(parent),
-                   pointer<int32_t>(depth), pointer<int64_t>(words), pointer<int32_t>(positions),
-                   pointer<int32_t>(t_parent), pointer<int32_t>(t_depth), pointer<int32_t>(t_rank),
-                   pointer<int64_t>(t_words), B, K, C, N});
+void draft_rows(Address emitted, Address count, Address length, Address ids, Address positions, Address prefix,
+                Address words, Address take, Address source, Int B, Int P, Int N, int shift, int mask_id, int vocab) {
+  check(B >= 0 && P >= 1 && P <= N && N <= 64, "draft_rows: 1 <= P <= N <= 64 rows");
+  launch("draft_rows", cpu::draft_rows, {pointer<int32_t>(emitted), pointer<int32_t>(count), pointer<int32_t>(length),
+                   pointer<int32_t>(ids), pointer<int32_t>(positions), pointer<int32_t>(prefix), pointer<int64_t>(words),
+                   pointer<int32_t>(take), pointer<int32_t>(source), B, P, N, shift, mask_id, vocab});
 }
 
-void accept(Address ids, Address parent, Address target, Address stop_ids, Address limit, Address length,
-            Address finished, Address bonus, Address tokens, Address path, Address emitted, Address count, Int B,
-            Int N, Int Q, Int S, Int P) {
-  check(N >= 1 && N <= 64, "accept: N must be 1..64");
-  check(P >= 1 && Q >= 0 && S > 0, "accept: sizes must be positive");
-  launch("accept", cpu::accept, {pointer<int32_t>(ids), pointer<int32_t>(parent), pointer<int32_t>(target), pointer<int32_t>(stop_ids),
-               pointer<int32_t>(limit), pointer<int32_t>(length), pointer<int32_t>(finished), pointer<int32_t>(bonus),
-               pointer<int32_t>(tokens), pointer<int32_t>(path), pointer<int32_t>(emitted), pointer<int32_t>(count),
-               B, N, Q, S, P});
+void grow_tree(Address ids, Address scores, Address length, Address words, Address pool_ids, Address pool_scores,
+               Address origin, Address next_ids, Address next_positions, Address next_words, Address next_parent,
+               Address prefix, Address append, Address picks, Int B, Int G, Int C, Int W, Int X, int level, int first,
+               int shift) {
+  check(B >= 0 && W >= 1 && X >= 0 && first >= 0 && first + W + X <= G && G <= 65, "grow_tree: rows lie outside the pool");
+  check(C >= 1 && C <= 16 && X <= W * C && W <= 64, "grow_tree: C must be 1..16, X at most W * C");
+  launch("grow_tree", cpu::grow_tree, {pointer<int32_t>(ids), pointer<float>(scores), pointer<int32_t>(length), pointer<int64_t>(words),
+                   pointer<int32_t>(pool_ids), pointer<float>(pool_scores), pointer<int32_t>(origin),
+                   pointer<int32_t>(next_ids), pointer<int32_t>(next_positions), pointer<int64_t>(next_words),
+                   pointer<int32_t>(next_parent), pointer<int32_t>(prefix), pointer<int32_t>(append),
+                   pointer<int32_t>(picks), B, G, C, W, X, level, first, shift});
+}
+
+void prune_tree(Address pool_ids, Address pool_scores, Address origin, Address bonus, Address length, Address ids,
+                Address parent, Address depth, Address words, Address positions, Address prefix, Address noise_row,
+                Address picks, Int B, Int G, Int C, Int N, Int noise_stride) {
+  check(G >= 1 && G <= 65 && C >= 1 && C <= 16, "prune_tree: G must be 1..65, C 1..16");
+  check(N >= 1 && N <= 64 && N <= 1 + G * C, "prune_tree: N must be 1..64, at most the pool and the root");
+  launch("prune_tree", cpu::prune_tree, {pointer<int32_t>(pool_ids), pointer<float>(pool_scores), pointer<int32_t>(origin),
+                   pointer<int32_t>(bonus), pointer<int32_t>(length), pointer<int32_t>(ids), pointer<int32_t>(parent),
+                   pointer<int32_t>(depth), pointer<int64_t>(words), pointer<int32_t>(positions), pointer<int32_t>(prefix),
+                   pointer<int32_t>(noise_row), pointer<int32_t>(picks), B, G, C, N, noise_stride});
+}
+
+void silu_add(Address y, Address out, Int R, Int M, int dtype_code) {
+  check(R >= 0 && M > 0, "silu_add: sizes must be positive");
+  launch("silu_add", cpu::silu_add, {pointer<void>(y), pointer<void>(out), R, M, dtype(dtype_code)});
 }
 
 void store_tap(Address state, Address features, Int R, Int row_bytes, Int features_row_bytes, Int column_bytes) {
@@ -71,11 +84,10 @@ void store_tap(Address state, Address features, Int R, Int row_bytes, Int featur
   launch("store_tap", cpu::store_tap, {pointer<char>(state), pointer<char>(features), R, row_bytes, features_row_bytes, column_bytes});
 }
 
-void compact_kv(Address kv, Address path, Address count, Address length, Int L2, Int B, Int G, Int S, Int row_bytes,
-                Int P) {
-  check(row_bytes > 0 && S > 0 && P >= 1, "compact_kv: sizes must be positive");
-  launch("compact_kv", cpu::compact_kv, {pointer<char>(kv), pointer<int32_t>(path), pointer<int32_t>(count), pointer<int32_t>(length), L2,
-                   B, G, S, row_bytes, P});
+void gather_features(Address features, Address path, Address out, Int B, Int P, Int N, Int row_bytes) {
+  check(B >= 0 && P >= 0 && N >= 0 && row_bytes >= 0, "gather_features: sizes must be positive");
+  launch("gather_features", cpu::gather_features, {pointer<char>(features), pointer<int32_t>(path), pointer<char>(out),
+                        B, P, N, row_bytes});
 }
 
 void embed(Address ids, Address table, Address out, Int R, Int V, Int M, int table_dtype, int dtype_code) {
@@ -129,6 +141,12 @@ void select_tokens(Address logits, Address out_ids, Address temperature, Address
                       pointer<float>(out_top_logprobs), R, V, top});
 }
 
+// The binding of a CPU kernel whose Params are made by a function that CUDA's binding shares.
+template <typename Params, typename... Args>
+auto on_cpu(const char* op, Params (*params)(Args...), void (*kernel)(const Params&)) {
+  return [=](Args... args) { launch(op, kernel, params(args...)); };
+}
+
 }  // namespace
 
 void bind_ops(pybind11::module_& m) {
@@ -136,10 +154,17 @@ void bind_ops(pybind11::module_& m) {
   m.def("tree_attention", tree_attention, ReleaseGil());
   m.def("head_top_k", head_top_k, ReleaseGil());
   m.def("gumbel_noise", gumbel_noise, ReleaseGil());
-  m.def("build_tree", build_tree, ReleaseGil());
-  m.def("accept", accept, ReleaseGil());
+  m.def("build_tree", on_cpu("build_tree", build_tree_params, cpu::build_tree), ReleaseGil());
+  m.def("accept", on_cpu("accept", accept_params, cpu::accept), ReleaseGil());
+  m.def("draft_rows", draft_rows, ReleaseGil());
+  m.def("grow_tree", grow_tree, ReleaseGil());
+  m.def("prune_tree", prune_tree, ReleaseGil());
+  m.def("silu_add", silu_add, ReleaseGil());
   m.def("store_tap", store_tap, ReleaseGil());
-  m.def("compact_kv", compact_kv, ReleaseGil());
+  m.def("gather_features", gather_features, ReleaseGil());
+  m.def("move_rows", on_cpu("move_rows", move_rows_params, cpu::move_rows), ReleaseGil());
+  m.def("ngram_draft", on_cpu("ngram_draft", ngram_draft_params, cpu::ngram_draft), ReleaseGil());
+  m.def("compact_kv", on_cpu("compact_kv", compact_kv_params, cpu::compact_kv), ReleaseGil());
   m.def("embed", embed, ReleaseGil());
   m.def("add_rms_norm", add_rms_norm, ReleaseGil());
   m.def("silu_mul", silu_mul, ReleaseGil());

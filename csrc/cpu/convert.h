@@ -24,6 +24,11 @@ inline const void* weight_rows(const void* w, DType dtype, int64_t o, int64_t I)
   return is_int8(dtype) ? static_cast<const char*>(w) + int8_offset(o, I) : at(w, dtype, o * I);
 }
 
+// Whether Kernels::dot fetches such weights by a stream.
+inline bool follows_stream(DType x_dtype, DType w_dtype) {
+  return kernels().follows_stream && x_dtype == DType::kBFloat16 && w_dtype == DType::kBFloat16;
+}
+
 inline void to_float(const void* from, DType dtype, int64_t n, float* to) {
   if (dtype == DType::kFloat32) {
     std::memcpy(to, from, n * sizeof(float));

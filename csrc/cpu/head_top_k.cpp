@@ -76,10 +76,18 @@ void head_top_k(const HeadTopKParams& p) {
 
   parallel_for(tiles, 1, [&](int64_t begin, int64_t end, int thread) {
     float* logits = scratch(ScratchSlot::kOutputs, p.R * kHeadTile);
+    Bytes rows;
+    WeightStream share, *stream = nullptr;
+    if (follows_stream(p.x_dtype, p.w_dtype)) {
+      auto row = [&p](int64_t tile) { return at(p.w, p.w_dtype, std::min(tile * kHeadTile, p.D) * p.M); };
+      rows = {static_cast<const char*>(row(begin)), static_cast<const char*>(row(end))};
+      share = stream_of(&rows, &rows + 1);
+      stream = &share;
+    }
     for (int64_t tile = begin; tile < end; ++tile) {
       const int64_t first = tile * kHeadTile, width = p.D - first < kHeadTile ? p.D - first : kHeadTile;
       kernels().dot(x, p.x_dtype, p.R, weight_rows(p.w, p.w_dtype, first, p.M), p.w_dtype, width, p.M,
-                    std::min(end * kHeadTile, p.D) - first - width, logits, kHeadTile);
+                    stream, logits, kHeadTile);
       for (int64_t r = 0; r < p.R; ++r) {
         search_tile(p, r, first, width, logits + r * kHeadTile, tops[thread * p.R + r], stats[tile * p.R + r]);
       }

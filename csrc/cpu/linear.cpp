@@ -1,5 +1,6 @@
 // linear: activation rows times a weight matrix; bound by streaming the weights once.
 #include <algorithm>
+#include <vector>
 
 #include "convert.h"
 #include "launch.h"
@@ -13,6 +14,27 @@ constexpr int64_t kGrain = 32;       // threads' shares are multiples of this
 int64_t chunk_of(int64_t R) {
   constexpr int64_t kChunkFloats = 8192;  // of a chunk's sums, which should stay in a near cache
   return std::clamp(kChunkFloats / R / kGrain * kGrain, 2 * kGrain, kMaxChunk);
+}
+
+// Calls visit(first column, columns) for the chunks of a thread's share.
+template <typename Visit>
+void for_chunks(const LinearParams& p, int64_t begin, int64_t end, const Visit& visit) {
+  const int64_t chunk = chunk_of(p.R);
+  for (int64_t o = begin; o < end; o += chunk) visit(o, std::min(end - o, chunk));
+}
+
+// What a share reads, in order.
+std::vector<Bytes> weights_of(const LinearParams& p, int64_t begin, int64_t end) {
+  std::vector<Bytes> ranges;
+  auto rows = [&](int64_t first, int64_t count) {
+    const char* data = static_cast<const char*>(at(p.w, p.w_dtype, first * p.I));
+    ranges.push_back({data, data + count * p.I * size_of(p.w_dtype)});
+  };
+  for_chunks(p, begin, end, [&](int64_t o, int64_t width) {
+    rows(o, width);
+    if (p.gated) rows(p.O + o, width);
+  });
+  return ranges;
 }
 
 // The rows themselves, or RMS-normed into scratch.
@@ -83,19 +105,28 @@ void linear(const LinearParams& p) {
     float* sums = scratch(ScratchSlot::kOutputs, (2 * p.R + Finish::kBuffers) * stride);
     float* up = sums + p.R * stride;
     Finish finish(p, chunk, up + p.R * stride);
-    for (int64_t o = begin; o < end; o += chunk) {
-      const int64_t width = std::min(end - o, chunk), left = end - o - width;
+    std::vector<Bytes> ranges;
+    WeightStream share, *stream = nullptr;
+    if (follows_stream(p.x_dtype, p.w_dtype)) {
+      ranges = weights_of(p, begin, end);
+      share = stream_of(ranges.data(), ranges.data() + ranges.size());
+      stream = &share;
+    }
+    for_chunks(p, begin, end, [&](int64_t o, int64_t width) {
       // Where row 0 of weight rows `first` and on begins in `to`: after those of an int8 tile that begins before them.
       auto dot = [&](int64_t first, float* to) {
         const int64_t before = is_int8(p.w_dtype) ? first % kInt8Rows : 0;
         kernels().dot(x, p.x_dtype, p.R, weight_rows(p.w, p.w_dtype, first - before, p.I), p.w_dtype, before + width, p.I,
-                      left, to, stride);
+                      stream, to, stride);
         return to + before;
       };
       float* own = dot(o, sums);
       float* gated = p.gated ? dot(p.O + o, up) : up;
-      for (int64_t r = 0; r < p.R; ++r) finish.row(r, o, width, own + r * stride, gated + r * stride);
-    }
+      for (int64_t r = 0; r < p.R; ++r) {
+        finish.row(r, o, width, own + r * stride, gated + r * stride);
+        fetch_meanwhile(stream);
+      }
+    });
   });
 }
 

@@ -14,6 +14,7 @@ namespace {
 struct Plan {
   const TreeAttentionParams& p;
   int64_t E4 = 0;                // E padded
+  int64_t tree_rows = 0;         // rows behind the prefix that are read
   int64_t rows = 0;              // query rows per (slot, KV head): node-major, then the heads that share the KV head
   int64_t block = 0;             // query rows per task
   int64_t runs = 0;              // runs of the longest slot
@@ -35,10 +36,17 @@ struct Plan {
   }
 };
 
-int64_t count_runs(const TreeAttentionParams& p) {
+// Rows behind the prefix that some word names.
+int64_t count_tree_rows(const TreeAttentionParams& p) {
+  uint64_t any = 0;
+  for (int64_t i = 0; i < p.B * p.N; ++i) any |= static_cast<uint64_t>(p.words[i]);
+  return any == 0 ? 0 : 64 - __builtin_clzll(any);
+}
+
+int64_t count_runs(const TreeAttentionParams& p, int64_t tree_rows) {
   int64_t longest = 0;
   for (int64_t b = 0; b < p.B; ++b) longest = std::max<int64_t>(longest, p.prefix[b]);
-  return (longest + p.N + kRun - 1) / kRun;
+  return (longest + tree_rows + kRun - 1) / kRun;
 }
 
 // Rows per task: as many of a group's rows as possible, so that keys are read once for them, unless threads would stay
@@ -86,7 +94,7 @@ void run_task(const Plan& plan, int64_t run, int64_t b, int64_t g, int64_t block
   task.scale = p.scale;
   task.words = plan.row_word + b * plan.rows + first_row;
   task.prefix = prefix;
-  task.tree_rows = static_cast<int>(std::min(p.N, p.S - prefix));
+  task.tree_rows = static_cast<int>(std::min(plan.tree_rows, p.S - prefix));
   task.window = p.window;
   task.run = run;
   task.scratch = scratch(ScratchSlot::kOutputs, attend_scratch(rows, plan.E4));
@@ -110,7 +118,8 @@ void tree_attention(const TreeAttentionParams& p) {
   Plan plan = {p};
   plan.E4 = round_up(p.E, kRowAlign);
   plan.rows = p.N * p.H / p.G;
-  plan.runs = count_runs(p);
+  plan.tree_rows = count_tree_rows(p);
+  plan.runs = count_runs(p, plan.tree_rows);
   plan.block = choose_block(plan.rows, plan.runs * p.B * p.G);
   plan.blocks = (plan.rows + plan.block - 1) / plan.block;
   plan.packed = round_up(kernels().packed_floats(plan.block, p.E), kRowAlign);

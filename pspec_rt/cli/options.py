@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..generator import Generator
+    from ..models.target import Target
 
 # Modules of this package import torch inside functions: `pspec-rt --help` answers at once.
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--target, --drafter and how they are loaded and drafted with."""
+def add_target_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """--target and how it is loaded; returns the group, for further options of the model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--target",
@@ -22,27 +23,36 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="checkpoint folder or hub id (default: the demo model, SmolLM2-135M-Instruct)",
     )
     group.add_argument(
-        "--drafter",
-        default="auto",
-        metavar="auto|none|ngram|DIR",
-        help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
-        "n-gram lookup, or a checkpoint",
-    )
-    group.add_argument(
         "--dtype", default="auto", metavar="auto|bf16|fp32|int8|int8a8", help="auto: the checkpoint's; int8: CPU only"
     )
-    group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: as the target, but never int8")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     group.add_argument(
         "--ignore-generation-config",
         action="store_true",
         help="run although generation_config.json asks for what is not supported (a repetition penalty, ...)",
     )
+    return group
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--target, --drafter and how they are loaded and drafted with."""
+    group = add_target_options(parser)
+    group.add_argument(
+        "--drafter",
+        default="auto",
+        metavar="auto|none|ngram|DIR",
+        help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
+        "n-gram lookup, or a checkpoint",
+    )
+    group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: as the target, but never int8")
     group.add_argument("--k", type=int, metavar="K", help="drafted tokens per round")
     group.add_argument(
         "--tree",
         metavar="T",
         help="chain, best-first:NODES, medusa, or a .json file of candidate-rank paths",
+    )
+    group.add_argument(
+        "--loop", default="auto", metavar="auto|eager|run_ahead|while", help="how rounds are driven (docs/one-round.md)"
     )
 
 
@@ -74,19 +84,25 @@ def target_path(target: str | None, progress: bool) -> str | Path:
     return demo_model(progress=progress)
 
 
-def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
-    """The Generator that `add_model_options` describes."""
-    from ..generator import Generator
+def load_asked_target(args: argparse.Namespace, progress: bool) -> Target:
+    """The target that `add_target_options` describes."""
     from ..models.target import load_target
 
-    progress = show_progress() and not getattr(args, "quiet", False) and not getattr(args, "json", False)
-    target = load_target(
+    return load_target(
         target_path(args.target, progress),
         dtype=args.dtype,
         device=args.device,
         progress=progress,
         ignore_generation_config=args.ignore_generation_config,
     )
+
+
+def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
+    """The Generator that `add_model_options` describes."""
+    from ..generator import Generator
+
+    progress = show_progress() and not getattr(args, "quiet", False) and not getattr(args, "json", False)
+    target = load_asked_target(args, progress)
     return Generator(
         target, args.drafter, drafter_dtype=args.drafter_dtype, k=args.k, tree=args.tree, max_batch=max_batch
     )

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..models.config import ModelConfig
 from ..state import DecodeState
-from ..tree import TreeSpec
+from ..tree import MAX_NODES, TreeSpec
 
 
 class Drafter(ABC):
@@ -22,6 +23,7 @@ class Drafter(ABC):
         default_k: the K used when the user names none.
         taps: hidden states of the target it reads (HF `hidden_states` indices; -1 = after the final norm); () if none.
         nbytes: bytes of its weights.
+        grows_tree: whether `draft` writes the tree itself, as a drafter does whose candidates depend on the path.
     """
 
     kind: str
@@ -29,6 +31,7 @@ class Drafter(ABC):
     default_k: int
     taps: tuple[int, ...] = ()
     nbytes: int = 0
+    grows_tree: bool = False
 
     def default_tree(self, k: int) -> TreeSpec:
         """The tree used when the user names none."""
@@ -36,7 +39,7 @@ class Drafter(ABC):
 
     def scratch_rows(self, k: int) -> int:
         """Cache rows past the committed length that one draft may write in the drafter's own cache."""
-        return 2 * k
+        return MAX_NODES if self.grows_tree else 2 * k
 
     def check_fit(self, target: ModelConfig) -> None:
         """Raise DrafterMismatchError, naming both sides, unless it can draft for this target."""
@@ -69,50 +72,47 @@ class Drafter(ABC):
     def draft(self, state: DecodeState) -> None:
         """Write candidate_ids_BKC and candidate_scores_BKC (log-probabilities, descending along C). Capture-safe.
 
-        Candidate k stands for absolute position length_B + k. An id of -1 means "none" and is never accepted.
+        Candidate k stands for absolute position length_B + k. An id of -1 means "none" and is never accepted. With
+        `grows_tree`, write what `ops.build_tree` would instead.
         """
 
 
 class DraftRows:
-    """The rows of one parallel draft: P slots for the tokens committed last round, then J mask rows.
+    """The rows of one parallel draft, as `ops.draft_rows` lays them out: P for last round's tokens, then J masks.
 
-    Row i < P stands for the i-th token emitted last round (rows from `count_B` on are padding); the last real one is
-    the anchor, which predicts the first draft. `shift` is the RoPE position and cache row of a committed token's row
-    relative to the token's own position: 0 for language models, -1 for EAGLE-style rows, which pair a token with the
-    feature before it. Cache row of row n = prefix_B + n; mask rows are scratch and overwritten next round.
+    Mask rows are scratch in the drafter's cache and overwritten next round.
+
+    Args:
+        masks: J.
+        shift: 0 for language models, -1 for EAGLE-style rows, which pair a token with the feature before it.
+        mask_id, vocab: id of the masks, and how many ids the drafter knows (0: all).
+        tokens: P, if not that of the state.
     """
 
-    def __init__(self, state: DecodeState, masks: int, shift: int) -> None:
-        B, P, device = state.shape.B, state.shape.P, state.device
+    def __init__(
+        self, state: DecodeState, masks: int, shift: int, mask_id: int = 0, vocab: int = 0, tokens: int | None = None
+    ) -> None:
+        B, device = state.shape.B, state.device
+        P = state.shape.P if tokens is None else tokens
         N = P + masks
-        assert N <= 64, "draft rows must fit one 64-bit word"
-        self.shift, self.P, self.N = shift, P, N
-        self.prefix_B = torch.zeros(B, dtype=torch.int32, device=device)
-        self.positions_BN = torch.zeros(B, N, dtype=torch.int32, device=device)
+        self.shift, self.mask_id, self.vocab, self.P, self.N = shift, mask_id, vocab, P, N
+
+        def int32(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int32, device=device)
+
+        self.ids_BN, self.positions_BN, self.prefix_B = int32(B, N), int32(B, N), int32(B)
         self.words_BN = torch.zeros(B, N, dtype=torch.int64, device=device)
-        self.take_BK = torch.zeros(B, 1 + masks, dtype=torch.int64, device=device)  # flattened rows that predict
-        causal = [(1 << min(n + 1, P)) - 1 for n in range(N)]  # real rows a row may see: up to itself; masks see all
-        own = [1 << n if n < P else (1 << (n + 1)) - (1 << P) for n in range(N)]  # itself and earlier masks
-        self._causal_N, self._own_N = (
-            torch.tensor([w - (1 << 64) if w >> 63 else w for w in words], dtype=torch.int64, device=device)
-            for words in (causal, own)
-        )
-        self._real_offset_P = torch.arange(P, dtype=torch.int32, device=device)
-        self._mask_offset_J = torch.arange(1, masks + 1, dtype=torch.int32, device=device)
-        self._first_row_B1 = torch.arange(B, device=device)[:, None] * N
-        self._mask_row_J = torch.arange(P, N, device=device)
+        self.take_BK = int32(B, 1 + masks)  # the rows that predict: the anchor and the masks
+        self.source_BN = int32(B, N)  # the real row whose feature a row goes with: its own, or the anchor's
 
     def fill(self, state: DecodeState) -> None:
-        """Write prefix, positions, ancestor words and prediction rows for the slots' present lengths."""
-        count_B, anchor_B = state.count_B, state.length_B - 1 + self.shift
-        first_B = anchor_B - count_B + 1  # position of row 0; negative only for a one-token prompt of a shifted drafter
-        torch.clamp(first_B, min=0, out=self.prefix_B)
-        torch.add(first_B[:, None], self._real_offset_P, out=self.positions_BN[:, : self.P])
-        torch.add(anchor_B[:, None], self._mask_offset_J, out=self.positions_BN[:, self.P :])
-        self.positions_BN.clamp_(min=0)
-        real_B = torch.bitwise_left_shift(torch.ones_like(count_B, dtype=torch.int64), count_B.long()) - 1
-        real_B = real_B * (first_B >= 0)
-        torch.bitwise_and(self._causal_N, real_B[:, None], out=self.words_BN)
-        self.words_BN.bitwise_or_(self._own_N)
-        self.take_BK[:, :1] = self._first_row_B1 + (count_B[:, None] - 1).clamp(min=0)
-        self.take_BK[:, 1:] = self._first_row_B1 + self._mask_row_J
+        """Write all of them for the slots' present lengths."""
+        self.place(state.emitted_BP, state.count_B, state.length_B)
+
+    def place(self, emitted_BP: Tensor, count_B: Tensor, length_B: Tensor) -> None:
+        """Write all of them for these tokens, the newest of `length_B`."""
+        ops.draft_rows(
+            emitted_BP, count_B, length_B,
+            self.ids_BN, self.positions_BN, self.prefix_B, self.words_BN, self.take_BK, self.source_BN,
+            shift=self.shift, mask_id=self.mask_id, vocab=self.vocab,
+        )  # fmt: skip

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, DrafterMismatchError
+from ..models._json import read_json
 from ..models.config import ModelConfig
+from ..models.target import Target
 from ..models.weights import Checkpoint
 from ..quantize import Int8Weight, Weight
 from .config import FeatureConfig
 from .weights import D2T, HEAD, MASK_EMBEDDING
+
+log = logging.getLogger("pspec_rt")
 
 VOCAB_PADDING = 256  # models of one tokenizer pad their tables to different multiples, of up to this
 
@@ -74,3 +82,49 @@ def check_d2t(config: FeatureConfig, d2t_D: Tensor, target: ModelConfig) -> None
         )
     if bool((ids_D.diff() <= 0).any()):
         raise CheckpointError(f"{config.source}: the token ids {D2T} maps to are not ascending")
+
+
+def check_tokenizer(folder: Path, target: Target) -> None:
+    """Raise DrafterMismatchError if both have a tokenizer.json and these give some id different tokens."""
+    ours, theirs = _base_vocabulary(folder), _base_vocabulary(target.path)
+    if ours is None or theirs is None or folder == target.path:
+        return
+    differing = next((token for token, number in ours.items() if theirs.get(token, number) != number), None)
+    missing = next((token for token in ours if token not in theirs), None)
+    if differing is not None or missing is not None:
+        token = differing if differing is not None else missing
+        raise DrafterMismatchError(
+            f"{folder}: its tokenizer gives {token!r} id {ours[token]}, that of the target ({target.path}) gives it "
+            f"{theirs.get(token)}: use a draft model with the target's tokenizer"
+        )
+
+
+def check_mask_token(source: str, mask_id: int, target: Target) -> None:
+    """Warn if the id of a drafter's masks stands for something that the target's texts may hold."""
+    tokenizer = _tokenizer(target.path)
+    if tokenizer is None:
+        return
+    base = _base_vocabulary(target.path) or {}
+    used = next((token for token, number in base.items() if number == mask_id), None)
+    for added in tokenizer.get("added_tokens") or ():
+        name = str(added.get("content"))
+        if added.get("id") == mask_id and not any(word in name.lower() for word in ("reserved", "unused", "mask")):
+            used = name
+    if used is not None or mask_id in target.eos_ids:
+        log.warning(
+            "%s: mask token %d is %r for the target, a token in use: drafts around it will be poor",
+            source,
+            mask_id,
+            used,
+        )
+
+
+def _tokenizer(folder: Path) -> dict[str, Any] | None:
+    file = folder / "tokenizer.json"
+    return read_json(file) if file.is_file() else None
+
+
+def _base_vocabulary(folder: Path) -> dict[str, int] | None:
+    """{token: id} of a tokenizer without what was added to it, None without a file or for another kind of table."""
+    vocab = ((_tokenizer(folder) or {}).get("model") or {}).get("vocab")
+    return vocab if isinstance(vocab, dict) else None

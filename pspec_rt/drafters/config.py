@@ -12,6 +12,9 @@ from ..tree import MAX_NODES
 
 EAGLE, MEDUSA, PARD, LM = "parallelspec-eagle", "parallelspec-medusa", "pard", "lm"
 KINDS = (EAGLE, MEDUSA, PARD, LM)
+EAGLE1, EAGLE3, PEAGLE = "eagle", "eagle3", "p-eagle"  # published formats, known by their tensors
+MEDUSA_HEADS, PARD2, DFLASH = "medusa", "pard2", "dflash"
+PUBLISHED = (EAGLE1, EAGLE3, PEAGLE, MEDUSA_HEADS, PARD2, DFLASH)
 MAX_K = MAX_NODES // 2  # P + J = 2K rows of a parallel draft share one 64-bit ancestor word
 TARGET_KEYS = ("vocab_size", "hidden_size", "num_hidden_layers", "architecture")
 
@@ -21,13 +24,16 @@ class FeatureConfig:
     """Sizes of a feature drafter.
 
     Attributes:
-        k: depths it was trained for: an anchor and k-1 masks.
+        k: depths it was trained for: an anchor and k-1 masks. Of published formats, the default number of depths.
         taps: hidden states of the target it reads, side by side (`hidden_states` indices; -1 after the final norm).
         draft_vocab: D, rows of its output head.
         layers: its transformer layers; hidden_size M need not be the target's, vocab_size V is.
         target: what it was trained for, keys TARGET_KEYS.
         raw: the JSON object, written back by `save_drafter`.
         source: where it came from, for messages.
+        max_k: most depths, if more than k.
+        mask_id: the token of P-EAGLE's masks.
+        norm_before_residual: EAGLE-3's first layer adds its output to the normed features, not to the plain ones.
     """
 
     kind: str
@@ -38,6 +44,9 @@ class FeatureConfig:
     target: dict[str, Any]
     raw: dict[str, Any]
     source: str
+    max_k: int = 0
+    mask_id: int = 0
+    norm_before_residual: bool = False
 
     @property
     def feature_width(self) -> int:
@@ -47,7 +56,12 @@ class FeatureConfig:
     @property
     def embedding_width(self) -> int:
         """Width of the token embeddings joined to the features; 0 if the drafter reads no tokens."""
-        return self.target["hidden_size"] if self.kind == EAGLE else 0
+        return self.target["hidden_size"] if self.kind in (EAGLE, EAGLE1) else 0
+
+    @property
+    def joins_norms(self) -> bool:
+        """Whether the first layer's attention reads [normed embedding ; normed features], as EAGLE-3's does."""
+        return self.kind in (EAGLE3, PEAGLE)
 
     @property
     def mask_width(self) -> int:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.target import Target
-from ..quantize import Int8Weight, Weight
-from .feature import FeatureDrafter
+from ..quantize import Weight
+from .feature import FeatureDrafter, own_or_target_table
 
 
 class HeadDrafter(FeatureDrafter):
@@ -19,9 +19,7 @@ class HeadDrafter(FeatureDrafter):
     """
 
     def token_table(self, target: Target) -> Weight:
-        own = self.weights.embed_VE
-        table_VE = target.decoder.embed_VM if own is None else own
-        return table_VE if isinstance(table_VE, Int8Weight) else table_VE.to(self.dtype)
+        return own_or_target_table(self.weights, target, self.dtype)
 
     def mask_inputs(self) -> Tensor:
         weights = self.weights

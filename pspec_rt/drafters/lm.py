@@ -1,4 +1,4 @@
-"""Small language models as drafters: PARD (all masks in one pass) and token by token."""
+"""Small language models as drafters: PARD (all masks in one pass) and level by level."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .. import ops
 from ..kv_cache import KVCache
 from ..models.config import ModelConfig
 from ..models.target import Target, decoder_pieces
-from ..models.workspace import Workspace
+from ..models.workspace import Rows, Workspace
 from ..quantize import first_rows
 from ..state import DecodeState
 from .base import Drafter, DraftRows
-from .candidates import check_candidates, rank_candidates, shared_noise
+from .candidates import check_candidates, rank_candidates
 from .checks import check_saveable, check_vocabulary
-from .config import LM, MAX_K, PARD
+from .config import LM, MAX_K, PARD, PARD2
+from .growth import Growth
 
 
 @dataclass
@@ -26,19 +27,12 @@ class LMState:
     rows: DraftRows
     cache: KVCache
     work: Workspace
-    ids_BN: Tensor  # int32, the tokens emitted last round, then the mask token
-    predicting_RM: Tensor  # rows that predict
+    predicting_BKM: Tensor  # rows that predict
 
 
 @dataclass
 class SequentialLMState(LMState):
-    prefix_B: Tensor  # int32, position and cache row of the newest drafted token
-    best_B1: Tensor  # int32, that token
-    word_B1: Tensor  # int64: its row sees the prefix and itself
-    ids_BC: Tensor  # int32, candidates of the present depth
-    scores_BC: Tensor
-    temperature_B: Tensor
-    noise_row_KB: Tensor
+    growth: Growth
 
 
 class LMDrafter(Drafter):
@@ -60,6 +54,7 @@ class LMDrafter(Drafter):
         self.default_k = default_k
         self.nbytes = model.nbytes
         self.lacks_ids = model.config.vocab_size < target.vocab_size
+        self.mask_id = 0
         self.head_DM = first_rows(self.decoder.head_VM, target.vocab_size)
 
     def check_fit(self, target: ModelConfig) -> None:
@@ -79,33 +74,44 @@ class LMDrafter(Drafter):
         features_TF: Tensor | None,
     ) -> None:
         own: LMState = state.drafter
-        self.decoder.prefill_chunk(self._known(ids_T), start, own.cache.slot(slot), own.work)
+        rows = own.work.rows(len(ids_T))
+        ops.embed(self._known(ids_T), self.decoder.embed_VM, rows.residual_RM)
+        self._take_features(own, rows, slot, start, features_TF)
+        self.decoder.stack.prefill(rows, start, own.cache.slot(slot))
 
-    def _buffers(self, state: DecodeState, masks: int, predicting: int, prefill_rows: int) -> dict[str, Any]:
-        """The fields of LMState for `masks` mask rows and `predicting` predicting rows per slot."""
+    def _take_features(self, own: LMState, rows: Rows, slot: int, start: int, features_TF: Tensor | None) -> None:
+        """Add what the embedded rows of a prompt's chunk need of the target's features: nothing."""
+
+    def _buffers(self, state: DecodeState, masks: int, prefill_rows: int) -> dict[str, Any]:
+        """The fields of LMState for `masks` mask rows per slot."""
         check_candidates(state, self.head_DM.shape[0], self.kind)
         shape, config = state.shape, self.model.config
         options: dict[str, Any] = {"dtype": self.model.dtype, "device": self.model.device}
         self.decoder.stack.rope.reserve(shape.S)
-        rows = DraftRows(state, masks, shift=0)
+        vocab = config.vocab_size if self.lacks_ids else 0
+        rows = DraftRows(state, masks, shift=0, mask_id=self.mask_id, vocab=vocab)
         kv = (config.num_layers, shape.B, config.num_kv_heads, shape.S, config.head_dim)
         return {
             "rows": rows,
             "cache": KVCache.allocate(*kv, **options),
             "work": Workspace(config, max(shape.B * rows.N, prefill_rows), **options),
-            "ids_BN": torch.full((shape.B, rows.N), -1, dtype=torch.int32, device=state.device),
-            "predicting_RM": torch.zeros(shape.B * predicting, config.hidden_size, **options),
+            "predicting_BKM": torch.zeros(shape.B, 1 + masks, config.hidden_size, **options),
         }
 
     def _pass(self, state: DecodeState, own: LMState) -> None:
-        """Run the rows of last round's tokens, and of the masks if there are any; write `predicting_RM`."""
-        rows, P = own.rows, state.shape.P
-        rows.fill(state)
-        own.ids_BN[:, :P] = self._known(state.emitted_BP)
-        hidden_RM = self.decoder.forward(
-            own.ids_BN, rows.positions_BN, rows.prefix_B, rows.words_BN, own.cache, own.work
+        """Run the rows of last round's tokens, and of the masks if there are any; write `predicting_BKM`."""
+        draft, decoder = own.rows, self.decoder
+        draft.fill(state)
+        rows = own.work.rows(draft.ids_BN.numel())
+        ops.embed(draft.ids_BN.view(-1), decoder.embed_VM, rows.residual_RM)
+        self._add_features(state, own, rows)
+        hidden_RM = decoder.stack.forward(
+            rows, draft.positions_BN, draft.prefix_B, draft.words_BN, own.cache, norm_M=decoder.norm_M
         )
-        torch.index_select(hidden_RM, 0, rows.take_BK.view(-1), out=own.predicting_RM)
+        ops.gather_features(hidden_RM, draft.take_BK, own.predicting_BKM)
+
+    def _add_features(self, state: DecodeState, own: LMState, rows: Rows) -> None:
+        """Add what the embedded rows of a draft need of the target's features: nothing."""
 
     def _known(self, ids: Tensor) -> Tensor:
         """The ids, -1 for those the draft model's table lacks."""
@@ -129,56 +135,105 @@ class ParallelLMDrafter(LMDrafter):
         self.mask_id = mask_id
 
     def allocate(self, state: DecodeState, prefill_rows: int) -> None:
-        K = state.shape.K
-        own = LMState(**self._buffers(state, masks=K - 1, predicting=K, prefill_rows=prefill_rows))
-        own.ids_BN[:, state.shape.P :] = self.mask_id
-        state.drafter = own
+        state.drafter = LMState(**self._buffers(state, masks=state.shape.K - 1, prefill_rows=prefill_rows))
 
     def draft(self, state: DecodeState) -> None:
         own: LMState = state.drafter
         self._pass(state, own)
-        rank_candidates(state, own.predicting_RM, self.head_DM)
+        rank_candidates(state, own.predicting_BKM.flatten(0, 1), self.head_DM)
+
+
+@dataclass
+class FeatureLMState(LMState):
+    features_BNF: Tensor  # of every row
+    taken_BPF: Tensor | None  # last round's, where the draft model's dtype is not the target's
+    last_BF: Tensor  # of the newest position that a prompt's chunks brought
+
+
+class FeatureLMDrafter(ParallelLMDrafter):
+    """PARD-2 (arXiv 2605.08632), fed by its target: the row of position t adds a projection of the features of t-1.
+
+    Rows stay where PARD has them, so nothing is shifted; masks use the features of the newest row. Position 0 uses
+    zeros.
+
+    Args:
+        projection_MF, bias_M: the checkpoint's, times its scale.
+        taps: hidden states of the target, side by side.
+    """
+
+    kind = PARD2
+
+    def __init__(
+        self,
+        model: Target,
+        raw: dict[str, Any],
+        target: ModelConfig,
+        default_k: int,
+        mask_id: int,
+        projection_MF: Tensor,
+        bias_M: Tensor | None,
+        taps: tuple[int, ...],
+    ) -> None:
+        super().__init__(model, raw, target, default_k, mask_id)
+        self.projection_MF, self.bias_M, self.taps = projection_MF, bias_M, taps
+        self.nbytes += projection_MF.nbytes + (0 if bias_M is None else bias_M.nbytes)
+
+    def checkpoint(self) -> None:
+        """Not saved: the projection lies in a file of its own."""
+        return None
+
+    def allocate(self, state: DecodeState, prefill_rows: int) -> None:
+        buffers = self._buffers(state, masks=state.shape.K - 1, prefill_rows=prefill_rows)
+        B, N, F = state.shape.B, buffers["rows"].N, state.shape.F
+
+        def new(*size: int) -> Tensor:
+            return torch.zeros(size, dtype=self.model.dtype, device=self.model.device)
+
+        cast = self.model.dtype != state.dtype
+        taken = new(*state.features_BPF.shape) if cast else None
+        state.drafter = FeatureLMState(**buffers, features_BNF=new(B, N, F), taken_BPF=taken, last_BF=new(B, F))
+
+    def _take_features(
+        self, own: FeatureLMState, rows: Rows, slot: int, start: int, features_TF: Tensor | None
+    ) -> None:
+        assert features_TF is not None, "the target taps what the drafter reads"
+        if start == 0:
+            own.last_BF[slot].zero_()
+        features_TF = features_TF.to(self.model.dtype)
+        before_TF = torch.cat([own.last_BF[slot][None], features_TF[:-1]])
+        own.last_BF[slot] = features_TF[-1]
+        self._project(before_TF, rows)
+
+    def _add_features(self, state: DecodeState, own: FeatureLMState, rows: Rows) -> None:
+        features_BPF = state.features_BPF if own.taken_BPF is None else own.taken_BPF.copy_(state.features_BPF)
+        ops.gather_features(features_BPF.flatten(0, 1), own.rows.source_BN, own.features_BNF)
+        self._project(own.features_BNF.flatten(0, 1), rows)
+
+    def _project(self, features_RF: Tensor, rows: Rows) -> None:
+        ops.linear(features_RF, self.projection_MF, rows.residual_RM, bias_O=self.bias_M, add=True)
 
 
 class SequentialLMDrafter(LMDrafter):
-    """Token by token: one pass over last round's tokens, then K-1 passes, each fed the best candidate of the last."""
+    """Level by level: a pass over last round's tokens, then one over the drafted tokens of each depth but the last."""
 
     kind = LM
+    grows_tree = True
 
     def allocate(self, state: DecodeState, prefill_rows: int) -> None:
-        B, C, device = state.shape.B, state.shape.C, state.device
-
-        def int32(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=torch.int32, device=device)
-
-        state.drafter = SequentialLMState(
-            **self._buffers(state, masks=0, predicting=1, prefill_rows=prefill_rows),
-            prefix_B=int32(B),
-            best_B1=int32(B, 1),
-            word_B1=torch.ones(B, 1, dtype=torch.int64, device=device),
-            ids_BC=int32(B, C),
-            scores_BC=torch.zeros(B, C, dtype=torch.float32, device=device),
-            temperature_B=torch.zeros(B, dtype=torch.float32, device=device),
-            noise_row_KB=state.noise_row_BK.T.contiguous(),
-        )
+        growth = Growth(state, shift=0)
+        rows = max(prefill_rows, state.shape.B * growth.most_rows)
+        state.drafter = SequentialLMState(**self._buffers(state, masks=0, prefill_rows=rows), growth=growth)
 
     def draft(self, state: DecodeState) -> None:
         own: SequentialLMState = state.drafter
-        own.temperature_B.copy_(state.temperature_BK[:, 0])
+        growth = own.growth
         self._pass(state, own)
-        self._rank(state, own, own.predicting_RM, depth=0)
-        torch.sub(state.length_B, 1, out=own.prefix_B)
-        for depth in range(1, state.shape.K):
-            own.prefix_B.add_(1)
-            own.best_B1.copy_(own.ids_BC[:, :1])
-            hidden_BM = self.decoder.forward(
-                own.best_B1, own.prefix_B[:, None], own.prefix_B, own.word_B1, own.cache, own.work
-            )
-            self._rank(state, own, hidden_BM, depth)
-
-    def _rank(self, state: DecodeState, own: SequentialLMState, hidden_BM: Tensor, depth: int) -> None:
-        """Candidates of one depth."""
-        noise = shared_noise(state, own.temperature_B, own.noise_row_KB[depth])
-        ops.head_top_k(hidden_BM, self.head_DM, own.ids_BC, own.scores_BC, **noise)
-        state.candidate_ids_BKC[:, depth].copy_(own.ids_BC)
-        state.candidate_scores_BKC[:, depth].copy_(own.scores_BC)
+        growth.rank(state, 0, own.predicting_BKM.flatten(0, 1), self.head_DM)
+        for depth, level in enumerate(growth.levels[1:], start=1):
+            rows = level.rows
+            hidden_RM = self.decoder.forward(
+                rows.ids_BW, rows.positions_BW, growth.prefix_B, rows.words_BW, own.cache, own.work,
+                append_B=growth.append_B,
+            )  # fmt: skip
+            growth.rank(state, depth, hidden_RM, self.head_DM)
+        growth.finish(state)

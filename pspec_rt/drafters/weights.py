@@ -12,11 +12,12 @@ from torch import Tensor
 from ..models.layers import LayerWeights
 from ..models.memory import Arena
 from ..quantize import Int8Weight, Weight, quantize
-from .config import EAGLE, FeatureConfig
+from .config import DFLASH, EAGLE, EAGLE1, MEDUSA, PEAGLE, FeatureConfig
 
 D2T = "d2t"
 HEAD = "lm_head.weight"
 MASK_EMBEDDING = "mask_embedding.weight"
+MASK_HIDDEN = "mask_hidden"
 INIT_STD = 0.02
 
 
@@ -37,7 +38,7 @@ class FeatureWeights:
 
     fc_MW: Tensor
     layers: list[LayerWeights]
-    norm_M: Tensor
+    norm_M: Tensor | None  # EAGLE-1 has none
     mask_embedding_JE: Tensor
     mask_feature_F: Tensor | None = None
     fc_bias_M: Tensor | None = None
@@ -46,6 +47,10 @@ class FeatureWeights:
     head_DM: Weight | None = None
     d2t_D: Tensor | None = None
     blocks: tuple[ResBlock, ...] = ()
+    embed_norm_M: Tensor | None = None  # of EAGLE-3's first layer
+    hidden_norm_M: Tensor | None = None
+    mask_hidden_F: Tensor | None = None  # P-EAGLE: the features of every mask
+    first: str = "layers.0."  # what a checkpoint calls the first layer
 
     @classmethod
     def empty(
@@ -72,23 +77,40 @@ class FeatureWeights:
             config.feature_width,
         )
         W = config.embedding_width + F
+        if config.kind not in (EAGLE, MEDUSA):
+            J = 0
         block = "res_blocks.0.linear."
         depths = config.k if f"{block}weight" in optional else 0
+        joins = config.joins_norms
         return cls(
             fc_MW=new(M, W),
-            layers=[LayerWeights.empty(config.layers, i, dtype, memory) for i in range(config.layers.num_layers)],
-            norm_M=new(M),
+            layers=[
+                LayerWeights.empty(
+                    config.layers,
+                    i,
+                    dtype,
+                    memory,
+                    input_norm=i > 0 or not (joins or config.kind == EAGLE1),
+                    joined=joins and i == 0,
+                )
+                for i in range(config.layers.num_layers)
+            ],
+            norm_M=new_if(config.kind != EAGLE1, M),
             mask_embedding_JE=new(J, config.mask_width),
             mask_feature_F=new_if(config.kind == EAGLE and J > 0, F),
             fc_bias_M=new_if("fc.bias" in optional, M),
             anchor_map_MW=new_if("anchor_map.weight" in optional, M, W),
             embed_VE=new_if(
-                "embed_tokens.weight" in optional and config.kind == EAGLE,
+                "embed_tokens.weight" in optional and config.kind != MEDUSA,
                 config.layers.vocab_size,
-                config.embedding_width,
+                config.embedding_width or M,
             ),
             head_DM=new_if(HEAD in optional, D, M),
             blocks=tuple(ResBlock(new(M, M), new_if(f"{block}bias" in optional, M)) for _ in range(depths)),
+            embed_norm_M=new_if(joins, M),
+            hidden_norm_M=new_if(joins or config.kind == DFLASH, M),
+            mask_hidden_F=new_if(config.kind == PEAGLE, F),
+            first="midlayer." if "midlayer.hidden_norm.weight" in optional else "layers.0.",
         )
 
     def pieces(self, config: FeatureConfig) -> dict[str, Tensor]:
@@ -96,12 +118,15 @@ class FeatureWeights:
         pieces: dict[str, Weight | None] = {
             "fc.weight": self.fc_MW,
             "fc.bias": self.fc_bias_M,
-            MASK_EMBEDDING: self.mask_embedding_JE if config.k > 1 else None,
+            MASK_EMBEDDING: self.mask_embedding_JE if self.mask_embedding_JE.numel() else None,
             "mask_feature": self.mask_feature_F,
             "anchor_map.weight": self.anchor_map_MW,
             "norm.weight": self.norm_M,
             HEAD: self.head_DM,
             "embed_tokens.weight": self.embed_VE,
+            f"{self.first}input_layernorm.weight": self.embed_norm_M,
+            f"{self.first if config.joins_norms else ''}hidden_norm.weight": self.hidden_norm_M,
+            MASK_HIDDEN: self.mask_hidden_F,
         }
         for depth, block in enumerate(self.blocks):
             pieces |= {
@@ -109,7 +134,7 @@ class FeatureWeights:
                 f"res_blocks.{depth}.linear.bias": block.b_M,
             }
         for index, layer in enumerate(self.layers):
-            pieces |= layer.pieces(config.layers, f"layers.{index}.")
+            pieces |= layer.pieces(config.layers, f"layers.{index}." if index else self.first)
         return {name: tensor for name, tensor in pieces.items() if isinstance(tensor, Tensor)}
 
     def quantized(self, a8: bool) -> FeatureWeights:

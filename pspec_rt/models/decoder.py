@@ -53,10 +53,11 @@ class _Pass:
 
     B: int
     positions_BN: Tensor
-    prefix_B: Tensor
+    append_B: Tensor
     cache: KVCache
     attend: Attend
     exact: bool  # as in ops.linear
+    first_RW: Tensor | None = None  # what the first layer's attention reads instead of the residual stream
 
 
 class Stack:
@@ -81,6 +82,8 @@ class Stack:
         *,
         norm_M: Tensor | None = None,
         taps: Taps = NO_TAPS,
+        append_B: Tensor | None = None,
+        first_RW: Tensor | None = None,
     ) -> Tensor:
         """Run B*N tree rows. Capture-safe.
 
@@ -92,26 +95,30 @@ class Stack:
                 its word's rows.
             norm_M: final norm weight; None leaves the residual stream as it is.
             taps: hidden states to keep.
+            append_B: [B] int32, cache row of row (b, 0) if the slot has rows after the prefix already; the words
+                count from the prefix all the same. None: prefix_B.
+            first_RW: what the first layer's attention reads instead of the residual stream.
 
         Returns:
             rows.hidden_RM, written.
         """
+        append_B = prefix_B if append_B is None else append_B
 
         def attend(q_BNHE: Tensor, k_BGSE: Tensor, v_BGSE: Tensor, out_BNHE: Tensor, window: int) -> None:
             ops.tree_attention(q_BNHE, k_BGSE, v_BGSE, prefix_B, words_BN, out_BNHE, scale=self._scale, window=window)
 
-        step = _Pass(positions_BN.shape[0], positions_BN, prefix_B, cache, attend, exact=True)
-        if norm_M is None or not self._recordable(positions_BN.device.type):
+        step = _Pass(positions_BN.shape[0], positions_BN, append_B, cache, attend, True, first_RW)
+        if not self._recordable(positions_BN.device.type):
             return self._run(rows, step, norm_M, taps)
         # Everything a launch holds: one key, one sequence of launches.
-        tensors = (rows.residual_RM, positions_BN, prefix_B, words_BN, cache.kv_L2BGSE, self.rope.cos_SE, norm_M)
+        tensors = (rows.residual_RM, positions_BN, prefix_B, append_B, words_BN, cache.kv_L2BGSE, self.rope.cos_SE)
         key = (
             id(self),
             positions_BN.shape,
             cache.capacity,
             taps.indices,
             address(taps.features_RF),
-            *map(address, tensors),
+            *map(address, (*tensors, norm_M, first_RW)),
         )
         rows.graphs.run(key, lambda: self._run(rows, step, norm_M, taps))
         return rows.hidden_RM
@@ -121,7 +128,14 @@ class Stack:
         return all_native(_PASS_OPS, device_type)
 
     def prefill(
-        self, rows: Rows, start: int, slot: KVCache, *, norm_M: Tensor | None = None, taps: Taps = NO_TAPS
+        self,
+        rows: Rows,
+        start: int,
+        slot: KVCache,
+        *,
+        norm_M: Tensor | None = None,
+        taps: Taps = NO_TAPS,
+        first_RW: Tensor | None = None,
     ) -> Tensor:
         """Run positions start..start+R-1 of one slot, causally: on a CPU with the kernels of `forward`, where a row's
         bits do not depend on R, else with library GEMM and attention.
@@ -130,7 +144,7 @@ class Stack:
             rows: workspace rows; `residual_RM` is the input and changes.
             start: position and cache row of the first row; rows 0..start-1 are already there.
             slot: a cache of one slot; its rows start..start+R-1 are written.
-            norm_M, taps: as in `forward`.
+            norm_M, taps, first_RW: as in `forward`.
 
         Returns:
             rows.hidden_RM, written.
@@ -141,7 +155,7 @@ class Stack:
         prefix_B = torch.full((1,), start, dtype=torch.int32, device=device)
         exact = self.prefills_exactly(device.type)
         attend = (_Chains if exact else _CausalChunk)(start, R, self._scale, device)
-        step = _Pass(1, positions_BN, prefix_B, slot, attend, exact)
+        step = _Pass(1, positions_BN, prefix_B, slot, attend, exact, first_RW)
         return self._run(rows, step, norm_M, taps)
 
     def prefills_exactly(self, device_type: str) -> bool:
@@ -151,26 +165,29 @@ class Stack:
     def _run(self, rows: Rows, step: _Pass, norm_M: Tensor | None, taps: Taps) -> Tensor:
         for index, layer in enumerate(self.layers):
             taps.write(index, rows.residual_RM)
-            self._layer(layer, rows, step, *step.cache.layer(index))
+            given = step.first_RW if index == 0 else None
+            self._layer(layer, rows, step, *step.cache.layer(index), rows.residual_RM if given is None else given)
         if norm_M is None:
-            rows.hidden_RM.copy_(rows.residual_RM)
+            ops.store_tap(rows.residual_RM, rows.hidden_RM, 0)
         else:
             ops.add_rms_norm(None, rows.residual_RM, norm_M, self.config.rms_norm_eps, rows.hidden_RM)
         taps.write(len(self.layers), rows.hidden_RM)
         return rows.hidden_RM
 
-    def _layer(self, layer: LayerWeights, rows: Rows, step: _Pass, k_BGSE: Tensor, v_BGSE: Tensor) -> None:
+    def _layer(
+        self, layer: LayerWeights, rows: Rows, step: _Pass, k_BGSE: Tensor, v_BGSE: Tensor, x_RW: Tensor
+    ) -> None:
         """One layer: adds attention's output to the residual stream, then the MLP's."""
         rope, exact, eps = self.rope, step.exact, self.config.rms_norm_eps
         q_BNHE = rows.q_RHE.unflatten(0, (step.B, -1))
         attn_BNHE = rows.attn_RHE.unflatten(0, (step.B, -1))
 
         ops.linear(
-            rows.residual_RM, layer.qkv_XM, rows.qkv_RX,
+            x_RW, layer.qkv_XM, rows.qkv_RX,
             bias_O=layer.qkv_bias_X, norm_I=layer.input_norm_M, eps=eps, exact=exact,
         )  # fmt: skip
         ops.rope_append(
-            rows.qkv_RX, step.positions_BN, step.prefix_B,
+            rows.qkv_RX, step.positions_BN, step.append_B,
             rope.cos_SE, rope.sin_SE, k_BGSE, v_BGSE, q_BNHE,
             q_norm_E=layer.q_norm_E, k_norm_E=layer.k_norm_E, eps=eps,
         )  # fmt: skip
@@ -200,6 +217,13 @@ class _Chains:
             ops.tree_attention(q, k_BGSE, v_BGSE, prefix_B, words_BN, out, scale=self._scale, window=window)
 
 
+def has_flash_attention(q_BNHE: Tensor) -> bool:
+    """Whether torch's flash kernel takes these queries. It knows "causal", but no mask: given one, heads that share
+    keys go through the plain formula, with all scores in memory.
+    """
+    return q_BNHE.is_cuda and q_BNHE.dtype is not torch.float32
+
+
 class _CausalChunk:
     """Attention of a prefill chunk: its row i sees cache rows 0..start+i, the last `window`."""
 
@@ -213,13 +237,17 @@ class _CausalChunk:
             q_BNHE.transpose(1, 2),
             k_BGSE[:, :, : self.end],
             v_BGSE[:, :, : self.end],
-            attn_mask=self._mask(window),
+            attn_mask=self._mask(window, q_BNHE),
             scale=self.scale,
             enable_gqa=True,
         )
         out_BNHE.copy_(out_BHNE.transpose(1, 2))
 
-    def _mask(self, window: int) -> Tensor:
+    def _mask(self, window: int, q_BNHE: Tensor) -> Tensor:
+        if window == 0 and has_flash_attention(q_BNHE):
+            from torch.nn.attention.bias import causal_lower_right  # imports Triton, which other runs do without
+
+            return causal_lower_right(len(self._row_R1), self.end)
         mask_RS = self._masks.get(window)
         if mask_RS is None:
             key_S = torch.arange(self.end, device=self._row_R1.device)
@@ -264,12 +292,13 @@ class Decoder:
         cache: KVCache,
         work: Workspace,
         features_RF: Tensor | None = None,
+        append_B: Tensor | None = None,
     ) -> Tensor:
         """Run B*N tree rows through the model. Capture-safe.
 
         Args:
             ids_BN: [B, N] int32 tokens; below 0 reads row 0 (padding).
-            positions_BN, prefix_B, words_BN, cache: see `Stack.forward`.
+            positions_BN, prefix_B, words_BN, cache, append_B: see `Stack.forward`.
             features_RF: [B*N, num_taps*M], written with the tapped hidden states, or None.
 
         Returns:
@@ -285,6 +314,7 @@ class Decoder:
             cache,
             norm_M=self.norm_M,
             taps=self._taps(features_RF),
+            append_B=append_B,
         )
 
     def prefills_exactly(self, device_type: str) -> bool:

@@ -40,8 +40,9 @@ class LayerWeights:
         memory: Arena,
         *,
         input_norm: bool = True,
+        joined: bool = False,
     ) -> LayerWeights:
-        """Uninitialised weights of layer `index`, from `memory`."""
+        """Uninitialised weights of layer `index`, from `memory`; `joined`: attention reads rows twice as wide."""
 
         def new(*size: int) -> Tensor:
             return memory.empty(*size, dtype=dtype)
@@ -49,7 +50,7 @@ class LayerWeights:
         M, E, I = config.hidden_size, config.head_dim, config.intermediate_size
         X, O = config.qkv_width, config.num_heads * E
         return cls(
-            qkv_XM=new(X, M),
+            qkv_XM=new(X, 2 * M if joined else M),
             o_MO=new(M, O),
             gate_up_2IM=new(2 * I, M),
             down_MI=new(M, I),

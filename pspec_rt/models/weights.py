@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import pickle
 import struct
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,6 +25,7 @@ log = logging.getLogger("pspec_rt")
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PYTORCH = "pytorch_model.bin"
 _REOPEN_BYTES = 64 << 20  # a mapping keeps the pages it has read; closing it gives them back
 
 
@@ -33,19 +36,30 @@ class _Entry:
     file: Path
     dtype: str
     shape: tuple[int, ...]
+    pickle: bool = False
 
 
 class Checkpoint:
     """The tensors of a folder's safetensors files, by name.
 
+    Args:
+        others: names of files that are read, too, where they lie in the folder. Those of PyTorch (.pt, .bin) are read
+            as tensors only (`weights_only`), so no code of theirs runs, and its usual one only where there are
+            no safetensors.
+
     Raises:
-        CheckpointError: no safetensors, a missing shard, a truncated or broken file.
+        CheckpointError: no weights, a missing shard, a truncated or broken file.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, others: Collection[str] = ()) -> None:
         self.folder = Path(folder)
         self._entries: dict[str, _Entry] = {}
-        for file in _files(self.folder):
+        usual = (self.folder / SINGLE).exists() or (self.folder / INDEX).exists()
+        found = [self.folder / name for name in others if (self.folder / name).exists()]
+        for file in found:
+            if not (usual and file.name == PYTORCH):
+                self._entries |= _read_header(file) if file.suffix == ".safetensors" else _read_pickle(file)
+        for file in _files(self.folder) if usual or not found else ():
             self._entries |= _read_header(file)
 
     def __contains__(self, name: str) -> bool:
@@ -73,7 +87,7 @@ class Checkpoint:
         entry = self._entry(name)
         if entry.dtype not in ("I64", "I32"):
             raise CheckpointError(f"{entry.file}: tensor {name} is {entry.dtype}, expected I64 or I32")
-        with safe_open(entry.file, framework="pt") as tensors:
+        with _open(entry) as tensors:
             return tensors.get_tensor(name).long()
 
     def check(self, pieces: Mapping[str, Tensor], *, spare: Collection[str] = ()) -> None:
@@ -89,7 +103,9 @@ class Checkpoint:
             raise CheckpointError(f"{self.folder}: tensors missing: {', '.join(missing[:3])}{more}")
         for name, destination in pieces.items():
             self.dtype(name)
-            if self.shape(name) != tuple(destination.shape):
+            stored = self.shape(name)
+            leading = stored[: max(len(stored) - destination.dim(), 0)]  # some writers keep axes of size 1 in front
+            if stored[len(leading) :] != tuple(destination.shape) or set(leading) - {1}:
                 raise CheckpointError(
                     f"{self._entry(name).file}: tensor {name} has shape {self.shape(name)}, "
                     f"config.json implies {tuple(destination.shape)}"
@@ -124,9 +140,9 @@ class Checkpoint:
             by_file.setdefault(self._entry(name).file, []).append(name)
         for file, names in by_file.items():
             for batch in _batches(names, pieces):
-                with safe_open(file, framework="pt") as tensors:
+                with _open(self._entry(batch[0])) as tensors:
                     for name in batch:
-                        pieces[name].copy_(tensors.get_tensor(name))
+                        pieces[name].copy_(tensors.get_tensor(name).view(pieces[name].shape))
                         _check_finite(file, name, pieces[name])
                         advance(pieces[name].nbytes)
 
@@ -175,6 +191,44 @@ def _read_header(file: Path) -> dict[str, _Entry]:
                 return entries
         except (ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
             raise CheckpointError(f"{broken} ({error})") from error
+
+
+PICKLED = {torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"} | {dtype: name for name, dtype in DTYPES.items()}
+
+
+class _Pickle:
+    """A PyTorch file of tensors by name, mapped into memory; read as `safe_open` is."""
+
+    def __init__(self, file: Path) -> None:
+        try:
+            self.tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{file}: not a PyTorch file that holds tensors alone ({reason})") from error
+        if not isinstance(self.tensors, dict) or not all(isinstance(t, torch.Tensor) for t in self.tensors.values()):
+            raise CheckpointError(f"{file}: expected tensors by name")
+
+    def get_tensor(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __enter__(self) -> _Pickle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tensors = {}
+
+
+def _open(entry: _Entry) -> Any:
+    """The file of an entry, as a context whose `get_tensor` reads."""
+    return _Pickle(entry.file) if entry.pickle else safe_open(entry.file, framework="pt")
+
+
+def _read_pickle(file: Path) -> dict[str, _Entry]:
+    with _Pickle(file) as tensors:
+        return {
+            str(name): _Entry(file, PICKLED.get(t.dtype, str(t.dtype)), tuple(t.shape), pickle=True)
+            for name, t in tensors.tensors.items()
+        }
 
 
 def _batches(names: list[str], pieces: Mapping[str, Tensor]) -> list[list[str]]:

@@ -48,7 +48,9 @@ class _Native:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         module = self._load()
         assert module is not None, "native kernel called although pspec_rt._C is not built"
-        return getattr(module, name)
+        function: Callable[..., Any] = getattr(module, name)
+        setattr(self, name, function)  # found without this method from now on
+        return function
 
 
 native = _Native()
@@ -67,10 +69,27 @@ def triton_kernel(op: str) -> Callable[..., None]:
     return launch
 
 
+def native_launch(op: str, backend: str, *arguments: float) -> None:
+    """Call an op's native kernel: that for the CPU, or that for CUDA on the current stream."""
+    if backend == "cuda":
+        getattr(native, f"cuda_{op}")(*arguments, cuda_stream())
+    else:
+        getattr(native, op)(*arguments)
+
+
+def cuda_stream() -> int:
+    """torch's current stream, as CUDA knows it."""
+    return torch.cuda.current_stream().cuda_stream
+
+
 def obstacle(backend: str, device_type: str) -> str | None:
     """Why a backend cannot run here on tensors of a device type, None if it can."""
     if backend == "cpu" and not native.available:
         return "pspec_rt._C is not built (see `pspec-rt env`)"
+    if backend == "cuda" and not (native.available and native.build_info()["cuda"]):
+        return "pspec_rt._C was built without CUDA (see `pspec-rt env`)"
+    if backend == "cuda" and device_type != "cuda":
+        return f"it runs on CUDA tensors, not on {device_type}"
     if backend == "triton" and importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
     if backend == "triton" and device_type != "cuda" and not env.triton_interprets():

@@ -1,4 +1,4 @@
-"""Launch graphs on the CPU: native launches recorded once and replayed in one call, as a captured graph is on a GPU."""
+"""Launch graphs on the CPU: native launches recorded once and run in one call, as a captured graph is on a GPU."""
 
 from __future__ import annotations
 
@@ -13,31 +13,41 @@ from ._dispatch import REGISTRY, native
 MAX_GRAPHS = 64  # an engine needs a few; a caller with new buffers every time must not pile them up
 
 
-class LaunchGraphs:
-    """Graphs by key. A key names everything a launch holds: addresses, sizes, weights.
+class LaunchGraph:
+    """The native kernels that `launches` launches, in order; they do not run while they are recorded.
 
-    A sequence may be recorded if it launches native kernels only; whatever else it does is not in the graph.
+    Whatever else `launches` does happens then and there and is not in the graph.
     """
 
-    def __init__(self) -> None:
-        self._handles: dict[Hashable, int] = {}
-        self._free = weakref.finalize(self, _free, self._handles)
-
-    def run(self, key: Hashable, launches: Callable[[], object]) -> None:
-        """Replay the graph of `key`, or call `launches` and record what it launches."""
-        handle = self._handles.get(key)
-        if handle is not None:
-            native.graph_replay(handle)
-            return
-        if len(self._handles) >= MAX_GRAPHS:
-            _free(self._handles)
+    def __init__(self, launches: Callable[[], object]) -> None:
         native.graph_begin()
         try:
             launches()
-        except BaseException:  # an interrupt, too, leaves half a sequence
-            native.graph_free(native.graph_end())
-            raise
-        self._handles[key] = native.graph_end()
+        finally:  # after an error, too, the thread must not go on recording
+            self.handle = native.graph_end()
+            weakref.finalize(self, native.graph_free, self.handle)
+
+    def replay(self) -> None:
+        native.graph_replay(self.handle)
+
+
+class LaunchGraphs:
+    """Graphs by key. A key names everything a launch holds: addresses, sizes, weights."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[Hashable, LaunchGraph] = {}
+
+    def run(self, key: Hashable, launches: Callable[[], object]) -> None:
+        """Run what `launches` launches: the graph of `key`, recorded at its first use."""
+        if native.graph_recording():  # somebody records a longer sequence: be part of it
+            launches()
+            return
+        graph = self._graphs.get(key)
+        if graph is None:
+            if len(self._graphs) >= MAX_GRAPHS:
+                self._graphs.clear()
+            graph = self._graphs[key] = LaunchGraph(launches)
+        graph.replay()
 
 
 def address(tensor: Tensor | None) -> int:
@@ -49,9 +59,3 @@ def all_native(ops: tuple[str, ...], device_type: str) -> bool:
     """Whether these ops all run native CPU kernels, so that a sequence of them may be recorded."""
     cpu = torch.device("cpu")
     return device_type == "cpu" and all(REGISTRY[op](cpu) is REGISTRY[op].backends.get("cpu") for op in ops)
-
-
-def _free(handles: dict[Hashable, int]) -> None:
-    for handle in handles.values():
-        native.graph_free(handle)
-    handles.clear()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..ref.build_tree import build_tree as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native_launch, ptr
 
 MAX_NODES = 64  # one bit per node in an ancestor word
 
 
-def _cpu(
+def _native(
+    backend: str,
     candidate_ids_BKC: Tensor,
     candidate_scores_BKC: Tensor | None,
     bonus_B: Tensor,
@@ -24,17 +26,19 @@ def _cpu(
     words_BN: Tensor,
     positions_BN: Tensor,
     *,
+    prefix_B: Tensor,
+    noise_row_BN: Tensor | None = None,
+    noise_stride: int = 0,
     template: Sequence[Tensor] | None = None,
 ) -> None:
     (B, K, C), N = candidate_ids_BKC.shape, ids_BN.shape[1]
-    tree = (ids_BN, parent_BN, depth_BN, words_BN, positions_BN)
-    native.build_tree(
-        ptr(candidate_ids_BKC), ptr(candidate_scores_BKC), ptr(bonus_B), ptr(length_B),
-        *map(ptr, tree), *map(ptr, template or (None,) * 4), B, K, C, N,
-    )  # fmt: skip
+    inputs = (candidate_ids_BKC, candidate_scores_BKC, bonus_B, length_B)
+    outputs = (ids_BN, parent_BN, depth_BN, words_BN, positions_BN, prefix_B, noise_row_BN)
+    addresses = map(ptr, (*inputs, *outputs, *(template or (None,) * 4)))
+    native_launch("build_tree", backend, *addresses, B, K, C, N, noise_stride)
 
 
-_op = Op("build_tree", ref=_ref, cpu=_cpu)
+_op = Op("build_tree", ref=_ref, cpu=partial(_native, "cpu"), cuda=partial(_native, "cuda"))
 
 
 def build_tree(
@@ -48,6 +52,9 @@ def build_tree(
     words_BN: Tensor,
     positions_BN: Tensor,
     *,
+    prefix_B: Tensor,
+    noise_row_BN: Tensor | None = None,
+    noise_stride: int = 0,
     template: Sequence[Tensor] | None = None,
 ) -> None:
     """Node 0 is the bonus token; every other node is one candidate of its depth. A parent precedes
@@ -68,6 +75,9 @@ def build_tree(
         ids_BN, parent_BN, depth_BN, positions_BN: [B, N] int32 written; parent of node 0 is -1,
             position is length - 1 + depth.
         words_BN: [B, N] int64 written; bit i set iff node i is the node itself or an ancestor.
+        prefix_B: [B] int32 written: length - 1, the cache row of node 0.
+        noise_row_BN: [B, N] int32 written: b * noise_stride + depth, the row of the noise that the
+            token after the node is chosen with; or None.
         template: (parent_N, depth_N, rank_N int32, words_N int64) or None. N <= 64, at most the
             nodes of the full tree.
     """
@@ -77,9 +87,12 @@ def build_tree(
         raise ValueError(f"ids_BN: a tree has 1..{MAX_NODES} nodes, got {N}")
     ints = {"ids_BN": ids_BN, "parent_BN": parent_BN, "depth_BN": depth_BN}
     ints["positions_BN"] = positions_BN
+    if noise_row_BN is not None:
+        ints["noise_row_BN"] = noise_row_BN
     for name, tensor in {**ints, "words_BN": words_BN}.items():
         expect_shape(name, tensor, B, N)
-    expect_dtypes(torch.int32, **ints, candidate_ids_BKC=candidate_ids_BKC)
+    expect_shape("prefix_B", prefix_B, B)
+    expect_dtypes(torch.int32, **ints, prefix_B=prefix_B, candidate_ids_BKC=candidate_ids_BKC)
     expect_dtypes(torch.int32, bonus_B=bonus_B, length_B=length_B)
     expect_dtypes(torch.int64, words_BN=words_BN)
     expect_dtypes(torch.float32, candidate_scores_BKC=candidate_scores_BKC)
@@ -92,4 +105,5 @@ def build_tree(
         expect_shape("candidate_scores_BKC", candidate_scores_BKC, B, K, C)
     tree = (ids_BN, parent_BN, depth_BN, words_BN, positions_BN)
     candidates = (candidate_ids_BKC, candidate_scores_BKC)
-    _op(ids_BN.device)(*candidates, bonus_B, length_B, *tree, template=template)
+    more = {"prefix_B": prefix_B, "noise_row_BN": noise_row_BN, "noise_stride": noise_stride, "template": template}
+    _op(ids_BN.device)(*candidates, bonus_B, length_B, *tree, **more)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..ref.compact_kv import compact_kv as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native_launch, ptr
 
 
-def _cpu(kv_L2BGSE: Tensor, path_BP: Tensor, count_B: Tensor, length_B: Tensor) -> None:
+def _native(backend: str, kv_L2BGSE: Tensor, path_BP: Tensor, count_B: Tensor, length_B: Tensor) -> None:
     L, _, B, G, S, E = kv_L2BGSE.shape
-    slots = (path_BP, count_B, length_B)
+    addresses = map(ptr, (kv_L2BGSE, path_BP, count_B, length_B))
     row_bytes = E * kv_L2BGSE.itemsize
-    native.compact_kv(ptr(kv_L2BGSE), *map(ptr, slots), 2 * L, B, G, S, row_bytes, path_BP.shape[1])
+    native_launch("compact_kv", backend, *addresses, 2 * L, B, G, S, row_bytes, path_BP.shape[1])
 
 
-_op = Op("compact_kv", ref=_ref, cpu=_cpu)
+_op = Op("compact_kv", ref=_ref, cpu=partial(_native, "cpu"), cuda=partial(_native, "cuda"))
 
 
 def compact_kv(kv_L2BGSE: Tensor, path_BP: Tensor, count_B: Tensor, length_B: Tensor) -> None:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from .. import env
 from ..quantize import Weight
 from ..ref.linear import linear as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_backend, expect_dtype, expect_shape, native, ptr, triton_kernel
+from ._dispatch import (
+    DTYPE_CODE,
+    Op,
+    expect_backend,
+    expect_dtype,
+    expect_shape,
+    native,
+    native_launch,
+    obstacle,
+    ptr,
+    triton_kernel,
+)
+
+FUSED_NORM_ROWS = 16  # up to which the CUDA kernel norms on the way; of more rows, a launch before it
+MOST_ROWS = 64  # beyond, and with exact=False, a library GEMM may win
 
 
 def _cpu(
@@ -28,7 +45,52 @@ def _cpu(
     native.linear(*addresses, R, I, O, eps, gated, add, *codes)
 
 
-_op = Op("linear", ref=_ref, cpu=_cpu, triton=triton_kernel("linear"))
+_triton = triton_kernel("linear")
+
+
+def linear_on_cuda(
+    x_RI: Tensor,
+    w_OI: Tensor,
+    out_RO: Tensor,
+    *,
+    bias_O: Tensor | None = None,
+    norm_I: Tensor | None = None,
+    eps: float = 0.0,
+    gated: bool = False,
+    add: bool = False,
+) -> None:
+    """csrc/cuda/linear.cu on weights that `fits_cuda`; arguments as in `linear`."""
+    (R, I), O = x_RI.shape, out_RO.shape[1]
+    normed_RI = torch.empty_like(x_RI) if norm_I is not None and R > FUSED_NORM_ROWS else None
+    codes = (DTYPE_CODE[x_RI.dtype], DTYPE_CODE[w_OI.dtype], DTYPE_CODE[out_RO.dtype])
+    addresses = (ptr(x_RI), ptr(w_OI), ptr(bias_O), ptr(norm_I), ptr(out_RO))
+    native_launch("linear", "cuda", *addresses, R, I, O, eps, gated, add, *codes, ptr(normed_RI), env.pdl())
+
+
+def fits_cuda(x_RI: Tensor, w_OI: Tensor) -> bool:
+    """Whether csrc/cuda/linear.cu takes such a product: bf16, rows of whole 16 bytes."""
+    return x_RI.dtype is w_OI.dtype is torch.bfloat16 and x_RI.shape[1] % 8 == 0
+
+
+def _cuda(x_RI: Tensor, w_OI: Tensor, out_RO: Tensor, *, exact: bool = True, **options: Any) -> None:
+    """The faster kernel for this weight, as measured: one for all row counts, whose bits it fixes.
+
+    An output in fp32 is a head's logits: they have the bits of head_top_k, which is Triton's.
+    """
+    if obstacle("triton", "cuda") is not None:
+        run = linear_on_cuda if fits_cuda(x_RI, w_OI) else _ref
+        run(x_RI, w_OI, out_RO, **options)
+        return
+    from ..triton_kernels import _linear_tiles as tiles
+
+    chosen = fits_cuda(x_RI, w_OI) and tiles.cuda_is_faster(*w_OI.shape, tiles.arch_of(x_RI.device))
+    if chosen and out_RO.dtype is x_RI.dtype and (exact or x_RI.shape[0] <= MOST_ROWS):
+        linear_on_cuda(x_RI, w_OI, out_RO, **options)
+    else:
+        _triton(x_RI, w_OI, out_RO, exact=exact, **options)
+
+
+_op = Op("linear", ref=_ref, cpu=_cpu, triton=_triton, cuda=_cuda)
 
 
 def linear(

@@ -69,7 +69,8 @@ def tree_attention(
         q_BNHE: [B, N, H, E] model dtype.
         k_BGSE, v_BGSE: [B, G, S, E] same dtype; rows dense, slot and head strides free.
         prefix_B: [B] int32.
-        words_BN: [B, N] int64 ancestor words, bit n of node n's own word set; 0 for a padding node.
+        words_BN: [B, N] int64 ancestor words, bit n of node n's own word set; 0 for a padding node. Bits may also name
+            rows of the cache that are not among these N.
         out_BNHE: [B, N, H, E] written; zeros for padding nodes.
         scale: multiplies the scores.
         window: if > 0, a node sees only its logical rows > t - window (sliding window attention).

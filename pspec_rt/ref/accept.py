@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RUNNING, STOP, LENGTH = range(3)
+RUNNING, STOP, LENGTH, _IDLE, ERROR = range(5)
 
 
 def accept(
@@ -21,8 +21,11 @@ def accept(
     path_BP: Tensor,
     emitted_BP: Tensor,
     count_B: Tensor,
+    *,
+    ring: object = None,
 ) -> None:
     """Emit 1..P tokens per running slot and advance it; see `pspec_rt.ops.accept`."""
+    assert ring is None, "the ring is written by the native kernels only"
     S, P = tokens_BS.shape[1], path_BP.shape[1]
     node_B1 = torch.zeros_like(length_B)[:, None]
     walking_B1 = (finished_B == RUNNING)[:, None]
@@ -39,6 +42,7 @@ def accept(
         is_stop_B1 = ((stop_ids_BQ == token_B1) & (stop_ids_BQ >= 0)).any(dim=1, keepdim=True)
         is_full_B1 = position_B1 + 1 >= limit_B[:, None]
         code_B1 = torch.where(is_stop_B1, STOP, torch.where(is_full_B1, LENGTH, RUNNING))
+        code_B1 = torch.where(token_B1 < 0, ERROR, code_B1)
         finished_B.copy_(torch.where(walking_B1, code_B1, finished_B[:, None])[:, 0])
 
         matches_BN = (parent_BN == node_B1) & (ids_BN == token_B1) & (ids_BN >= 0)

@@ -24,6 +24,9 @@ def build_tree(
     words_BN: Tensor,
     positions_BN: Tensor,
     *,
+    prefix_B: Tensor,
+    noise_row_BN: Tensor | None = None,
+    noise_stride: int = 0,
     template: Sequence[Tensor] | None = None,
 ) -> None:
     """The N nodes of a draft tree; see `pspec_rt.ops.build_tree`."""
@@ -41,7 +44,11 @@ def build_tree(
         B, K, C = candidate_ids_BKC.shape
         cell_BN = ((depth_BN - 1) * C + rank_BN)[:, 1:].long()
         ids_BN[:, 1:] = candidate_ids_BKC.view(B, K * C).gather(1, cell_BN)
-    torch.add(depth_BN, (length_B - 1)[:, None], out=positions_BN)
+    torch.sub(length_B, 1, out=prefix_B)
+    torch.add(depth_BN, prefix_B[:, None], out=positions_BN)
+    if noise_row_BN is not None:
+        first_B = arange(len(length_B), length_B.device) * noise_stride
+        noise_row_BN.copy_(depth_BN + first_B[:, None])
 
 
 def _best_first(scores_BKC: Tensor, parent_BN: Tensor, depth_BN: Tensor, words_BN: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ def ngram_draft(
     tokens_BS: Tensor,
     length_B: Tensor,
     out_ids_BK: Tensor,
+    out_scores_BK: Tensor | None = None,
     *,
     max_ngram: int = 4,
     min_ngram: int = 2,
@@ -32,3 +33,5 @@ def ngram_draft(
     proposed_BK = tokens_BS.gather(1, source_BK.clamp(max=S - 1))
     known_BK = (best_B1 >= 0) & (source_BK <= last_B1)
     out_ids_BK.copy_(torch.where(known_BK, proposed_BK, -1))
+    if out_scores_BK is not None:
+        out_scores_BK.copy_(torch.where(out_ids_BK >= 0, 0.0, -torch.inf))

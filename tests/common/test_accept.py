@@ -37,7 +37,7 @@ class Slot:
 
     def accept(self) -> Slot:
         addresses = [x.data_ptr() for x in vars(self).values()]
-        _C.accept(*addresses, 1, len(self.ids), len(self.stop_ids), S, len(self.path))
+        _C.accept(*addresses, 0, 0, 1, len(self.ids), len(self.stop_ids), S, len(self.path), 0)
         return self
 
 
@@ -97,7 +97,7 @@ def test_a_missing_candidate_never_matches() -> None:
 
 
 def test_finished_slots_emit_nothing() -> None:
-    for code in (1, 2, 3):
+    for code in (1, 2, 3, 4, 5):
         slot = Slot([3, 4], [-1, 0], [4, 5], P=2, finished=code).accept()
         assert (slot.path.tolist(), slot.emitted.tolist()) == ([-1, -1], [-1, -1])
         state = [slot.count.item(), slot.length.item(), slot.bonus.item(), slot.finished.item()]

@@ -31,8 +31,9 @@ def build(scores_KC: Tensor, N: int, length: int = 9) -> Tree:
     bonus_1, length_1 = i32([7]), i32([length])
     ids_N, parent_N, depth_N, positions_N = (i32([-9] * N) for _ in range(4))
     words_N = torch.zeros(N, dtype=torch.int64)
-    tensors = (ids_KC, scores_KC, bonus_1, length_1, ids_N, parent_N, depth_N, words_N, positions_N)
-    _C.build_tree(*(x.data_ptr() for x in tensors), 0, 0, 0, 0, 1, K, C, N)
+    prefix_1 = i32([-9])
+    tensors = (ids_KC, scores_KC, bonus_1, length_1, ids_N, parent_N, depth_N, words_N, positions_N, prefix_1)
+    _C.build_tree(*(x.data_ptr() for x in tensors), *[0] * 5, 1, K, C, N, 0)
     words = [word & 2**64 - 1 for word in words_N.tolist()]
     return Tree(ids_N.tolist(), parent_N.tolist(), depth_N.tolist(), words, positions_N.tolist())
 

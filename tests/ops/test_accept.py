@@ -33,7 +33,9 @@ def walk(slot: Slot, P: int) -> None:
         slot["path"][i], slot["emitted"][i], slot["bonus"] = node, token, token
         slot["tokens"][old_length + i] = token
         slot["count"], slot["length"] = i + 1, old_length + i + 1
-        if token in [stop for stop in slot["stop_ids"] if stop >= 0]:
+        if token < 0:
+            slot["finished"] = 4
+        elif token in [stop for stop in slot["stop_ids"] if stop >= 0]:
             slot["finished"] = 1
         elif slot["length"] >= slot["limit"]:
             slot["finished"] = 2
@@ -66,7 +68,7 @@ def make_slot(seed: int, N: int, P: int, S: int, Q: int, vocab: int, finished: i
     return {
         "ids": [rng.randrange(-1, vocab) for _ in range(N)],
         "parent": random_parents(N, rng),
-        "target": [rng.randrange(vocab) for _ in range(N)],
+        "target": [rng.randrange(-1, vocab) if rng.random() < 0.2 else rng.randrange(vocab) for _ in range(N)],
         "stop_ids": [rng.choice([-1, -1, rng.randrange(vocab)]) for _ in range(Q)],
         "limit": rng.randint(length, S),
         "length": length,
@@ -82,7 +84,7 @@ def make_slot(seed: int, N: int, P: int, S: int, Q: int, vocab: int, finished: i
 @given(
     seeds=st.lists(st.integers(0, 2**32), min_size=1, max_size=3),
     N=st.integers(1, 20), P=st.integers(1, 7), Q=st.integers(0, 3), vocab=st.integers(1, 3),
-    codes=st.lists(st.sampled_from([0, 0, 0, 1, 2, 3]), min_size=3, max_size=3),
+    codes=st.lists(st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5]), min_size=3, max_size=3),
 )  # fmt: skip
 def test_rule(backend: str, seeds: list[int], N: int, P: int, Q: int, vocab: int, codes: list[int]) -> None:
     pairs = zip(seeds, codes, strict=False)
@@ -116,8 +118,9 @@ def test_stop_wins_over_the_limit(backend: str) -> None:
 
 
 def test_unused_stop_ids_never_match(backend: str) -> None:
-    (slot,) = check([chain([-1, 2, 3], limit=99)])
-    assert slot["finished"] == 0 and slot["count"] == 1
+    """A target of -1 comes of NaN logits: an error, not a stop, and counted."""
+    (slot,) = check([chain([1, -1, 3], limit=99)])
+    assert slot["finished"] == 4 and slot["count"] == 2 and slot["emitted"] == [1, -1, -1]
 
 
 def test_no_candidate_never_matches(backend: str) -> None:
@@ -137,7 +140,7 @@ def test_path_slots_end_the_walk(backend: str) -> None:
     assert result["count"] == 2 and result["finished"] == 0
 
 
-@pytest.mark.parametrize("code", [1, 2, 3])
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5])
 def test_finished_slots_change_nothing_else(backend: str, code: int) -> None:
     """Idle slots may hold anything; only path, emitted and count are written."""
     slot = chain([1, 2, 3], finished=code, bonus=WILD, length=1, limit=1)

@@ -26,16 +26,22 @@ class Tree:
     depth_BN: Tensor
     words_BN: Tensor
     positions_BN: Tensor
+    prefix_B: Tensor
+    noise_row_BN: Tensor
 
 
 def build(ids_BKC: Tensor, scores_BKC: Tensor | None, N: int, **options: object) -> Tree:
-    """Bonus token of slot b is 1000 + b, its length 10 * b + 1."""
+    """Bonus token of slot b is 1000 + b, its length 10 * b + 1; 70 rows of noise per slot."""
     B = ids_BKC.shape[0]
     outputs = [torch.full((B, N), WILD, dtype=torch.int32) for _ in range(5)]
     outputs[3] = outputs[3].long()
     slots = i32([1000 + b for b in range(B)]), i32([10 * b + 1 for b in range(B)])
-    ops.build_tree(ids_BKC, scores_BKC, *slots, *outputs, **options)
-    return Tree(*outputs)
+    prefix_B, noise_row_BN = i32([WILD] * B), torch.full((B, N), WILD, dtype=torch.int32)
+    more = {"prefix_B": prefix_B, "noise_row_BN": noise_row_BN, "noise_stride": 70}
+    ops.build_tree(ids_BKC, scores_BKC, *slots, *outputs, **more, **options)
+    assert prefix_B.tolist() == [10 * b for b in range(B)]
+    assert torch.equal(noise_row_BN, outputs[2] + 70 * torch.arange(B, dtype=torch.int32)[:, None])
+    return Tree(*outputs, prefix_B, noise_row_BN)
 
 
 def expand(scores_KC: Tensor, N: int) -> list[tuple[int, int, int]]:
@@ -176,6 +182,14 @@ def test_root_alone(backend: str, with_template: bool) -> None:
     tree = build(torch.zeros(2, 0, 1, dtype=torch.int32), scores_BKC, 1, template=template)
     assert tree.ids_BN.tolist() == [[1000], [1001]] and tree.parent_BN.tolist() == [[-1], [-1]]
     assert tree.words_BN.tolist() == [[1], [1]] and tree.positions_BN.tolist() == [[0], [10]]
+
+
+def test_noise_rows_may_be_left_out(backend: str) -> None:
+    outputs = [torch.zeros(1, 3, dtype=torch.int32) for _ in range(5)]
+    outputs[3] = outputs[3].long()
+    slots, prefix_B = (i32([7]), i32([5])), i32([WILD])
+    ops.build_tree(i32([[[4], [5]]]), torch.zeros(1, 2, 1), *slots, *outputs, prefix_B=prefix_B)
+    assert outputs[0].tolist() == [[7, 4, 5]] and prefix_B.tolist() == [4]
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -76,13 +76,36 @@ CALLS: dict[str, list[Callable[[], None]]] = {
             table_VM=f32(V, M), bias_M=f32(M), anchor_map_MW=f32(M, M + F),
         )
     ],
+    "draft_rows": [
+        lambda: ops.draft_rows(
+            i32(B, P), i32(B), i32(B), i32(B, N), i32(B, N), i32(B), i64(B, N), i32(B, 2), i32(B, N),
+            shift=-1, mask_id=7, vocab=9,
+        )
+    ],
+    "grow_tree": [
+        lambda picks_X=picks_X: ops.grow_tree(
+            i32(B * 3, C), f32(B * 3, C), i32(B), i64(B, 3), i32(B, 9, C), f32(B, 9, C), i32(B, 9),
+            i32(B, 4), i32(B, 4), i64(B, 4), i32(B, 4), i32(B), i32(B), level=1, first=1, shift=-1, picks_X=picks_X,
+        )
+        for picks_X in (None, i32(4))
+    ],
+    "prune_tree": [
+        lambda picks_N=picks_N: ops.prune_tree(
+            i32(B, 9, C), f32(B, 9, C), i32(B, 9), i32(B), i32(B), *nodes(), i32(B), i32(B, N),
+            noise_stride=P, picks_N=picks_N,
+        )
+        for picks_N in (None, i32(N))
+    ],
+    "silu_add": [lambda: ops.silu_add(f32(R, M), f32(R, M))],
     "gather_features": [lambda: ops.gather_features(f32(R, F), i32(B, P), f32(B, P, F))],
     "store_tap": [lambda: ops.store_tap(f32(R, M), f32(R, 2 * M), M)],
-    "ngram_draft": [lambda: ops.ngram_draft(i32(B, S), i32(B), i32(B, K))],
+    "move_rows": [lambda: ops.move_rows([f32(9, M), f32(9, M)], i64(2), i32(B, P), i32(B, P))],
+    "ngram_draft": [lambda: ops.ngram_draft(i32(B, S), i32(B), i32(B, K, C)[:, :, 0], f32(B, K, C)[:, :, 0])],
     "build_tree": [
-        lambda: ops.build_tree(i32(B, K, C), f32(B, K, C), i32(B), i32(B), *nodes()),
+        lambda: ops.build_tree(i32(B, K, C), f32(B, K, C), i32(B), i32(B), *nodes(), prefix_B=i32(B)),
         lambda: ops.build_tree(
-            i32(B, K, C), None, i32(B), i32(B), *nodes(), template=(i32(N), i32(N), i32(N), i64(N))
+            i32(B, K, C), None, i32(B), i32(B), *nodes(), prefix_B=i32(B), noise_row_BN=i32(B, N), noise_stride=P,
+            template=(i32(N), i32(N), i32(N), i64(N)),
         ),
     ],
     "accept": [

@@ -10,7 +10,7 @@ import torch
 from pspec_rt import ops
 from pspec_rt.engine import Engine
 from pspec_rt.ops._dispatch import native
-from pspec_rt.ops._graph import MAX_GRAPHS, LaunchGraphs, all_native
+from pspec_rt.ops._graph import MAX_GRAPHS, LaunchGraph, LaunchGraphs, all_native
 from pspec_rt.sampling import SamplingParams
 from tests.running import run
 from tests.tiny import tiny_target
@@ -31,6 +31,21 @@ def test_a_replay_reads_the_buffers_anew() -> None:
         graphs.run("key", launches)
         torch.testing.assert_close(out_RO, x_RI @ w_OI.T)
     assert len(calls) == 1
+
+
+def test_launches_do_not_run_while_they_are_recorded() -> None:
+    gate_up_R2I, out_RI = torch.ones(1, 4), torch.zeros(1, 2)
+    graph = LaunchGraph(lambda: ops.silu_mul(gate_up_R2I, out_RI))
+    assert out_RI.tolist() == [[0, 0]]
+    graph.replay()
+    assert out_RI.min() > 0
+
+
+def test_a_recording_inside_another_is_part_of_it() -> None:
+    graphs, gate_up_R2I, out_RI = LaunchGraphs(), torch.ones(1, 4), torch.zeros(1, 2)
+    outer = LaunchGraph(lambda: graphs.run("key", lambda: ops.silu_mul(gate_up_R2I, out_RI)))
+    assert native.graph_size(outer.handle) == 1
+    assert not graphs._graphs
 
 
 def test_a_profile_is_a_replay_with_the_time_of_each_launch() -> None:
@@ -63,9 +78,9 @@ def test_misuse_is_refused() -> None:
 
 
 def test_graphs_are_freed_with_their_owner() -> None:
-    graphs = LaunchGraphs()
-    graphs.run("key", lambda: ops.silu_mul(torch.zeros(1, 4), torch.zeros(1, 2)))
-    handle = graphs._handles["key"]
+    graphs, gate_up_R2I, out_RI = LaunchGraphs(), torch.ones(1, 4), torch.zeros(1, 2)
+    graphs.run("key", lambda: ops.silu_mul(gate_up_R2I, out_RI))
+    handle = graphs._graphs["key"].handle
     assert native.graph_size(handle) == 1
     del graphs
     gc.collect()
@@ -74,11 +89,11 @@ def test_graphs_are_freed_with_their_owner() -> None:
 
 
 def test_graphs_do_not_pile_up() -> None:
-    graphs, out_RI = LaunchGraphs(), torch.zeros(1, 2)
+    graphs, gate_up_R2I, out_RI = LaunchGraphs(), torch.ones(1, 4), torch.zeros(1, 2)
     for key in range(3 * MAX_GRAPHS):
-        graphs.run(key, lambda: ops.silu_mul(torch.ones(1, 4), out_RI))
-    assert len(graphs._handles) == MAX_GRAPHS
-    first, last = graphs._handles[2 * MAX_GRAPHS], graphs._handles[3 * MAX_GRAPHS - 1]
+        graphs.run(key, lambda: ops.silu_mul(gate_up_R2I, out_RI))
+    assert len(graphs._graphs) == MAX_GRAPHS
+    first, last = (graphs._graphs[key].handle for key in (2 * MAX_GRAPHS, 3 * MAX_GRAPHS - 1))
     assert native.graph_size(first) == native.graph_size(last) == 1
 
 
@@ -89,27 +104,25 @@ def test_a_pass_is_recorded_and_survives_longer_engines(monkeypatch: pytest.Monk
     first = Engine(target, max_length=40, prefill_chunk=16)
     text = run(first, [[5, 6, 7]], params)
     rows = first.state.work.rows(1)
-    assert len(rows.graphs._handles) == 1
+    assert len(rows.graphs._graphs) == 1
     longer = Engine(target, max_length=400, prefill_chunk=16)
     assert run(longer, [[5, 6, 7]], params) == text == run(first, [[5, 6, 7]], params)
-    assert len(rows.graphs._handles) == 2
+    assert len(rows.graphs._graphs) == 2
     monkeypatch.setattr(LaunchGraphs, "run", lambda graphs, key, launches: launches())
     assert run(longer, [[5, 6, 7]], params) == text
 
 
 def test_a_failed_recording_is_not_replayed() -> None:
     """The launches before a failure must not pass for the whole sequence."""
-    graphs, out_RI = LaunchGraphs(), torch.zeros(1, 2)
+    graphs, gate_up_R2I, out_RI = LaunchGraphs(), torch.ones(1, 4), torch.zeros(2, 1, 2)
 
-    def fails_once() -> None:
-        ops.silu_mul(torch.ones(1, 4), out_RI)
-        if not done:
-            done.append(1)
+    def launches(fails: bool = False) -> None:
+        ops.silu_mul(gate_up_R2I, out_RI[0])
+        if fails:
             raise KeyboardInterrupt
-        out_RI.fill_(7)
+        ops.silu_mul(gate_up_R2I, out_RI[1])
 
-    done: list[int] = []
     with pytest.raises(KeyboardInterrupt):
-        graphs.run("key", fails_once)
-    graphs.run("key", fails_once)
-    assert out_RI.tolist() == [[7, 7]]
+        graphs.run("key", lambda: launches(fails=True))
+    graphs.run("key", launches)
+    assert out_RI.min() > 0

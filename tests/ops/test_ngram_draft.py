@@ -24,9 +24,14 @@ def lookup(history: list[int], K: int, longest: int, shortest: int) -> list[int]
 
 def draft(histories: list[list[int]], K: int, S: int, **sizes: int) -> list[list[int]]:
     """The op on slots whose history is followed by the beginning of itself, a trap, and by wild ids."""
-    tokens = [(h + h[:2] + [WILD] * S)[:S] for h in histories]
-    out_BK = torch.full((len(histories), K), WILD, dtype=torch.int32)
+    tokens, B = [(h + h[:2] + [WILD] * S)[:S] for h in histories], len(histories)
+    out_BK = torch.full((B, K), WILD, dtype=torch.int32)
     ops.ngram_draft(i32(tokens), i32([len(h) for h in histories]), out_BK, **sizes)
+    ids_BKC, scores_BKC = torch.full((B, K, 3), WILD, dtype=torch.int32), torch.ones(B, K, 3)
+    best = ids_BKC[:, :, 0], scores_BKC[:, :, 0]
+    ops.ngram_draft(i32(tokens), i32([len(h) for h in histories]), *best, **sizes)
+    assert torch.equal(best[0], out_BK) and torch.equal(best[1], torch.where(out_BK < 0, -torch.inf, 0.0))
+    assert (ids_BKC[:, :, 1:] == WILD).all() and (scores_BKC[:, :, 1:] == 1).all()
     return out_BK.tolist()
 
 
@@ -74,3 +79,5 @@ def test_wrong_arguments_are_named() -> None:
         ops.ngram_draft(tokens_BS, length_B, i32([[0]]), max_ngram=2, min_ngram=3)
     with pytest.raises(ValueError, match="length_B"):
         ops.ngram_draft(tokens_BS, i32([1, 2]), i32([[0]]))
+    with pytest.raises(ValueError, match="out_scores_BK: strides"):
+        ops.ngram_draft(tokens_BS, length_B, i32([[0]]), torch.zeros(1, 1, 2)[:, :, 0])

@@ -1,4 +1,4 @@
-"""What the kernels share: bf16 in the interpreter, launch options, scratch memory."""
+"""What the kernels share: bf16 in the interpreter, launch options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.ops.cases import bits
 triton = pytest.importorskip("triton")
 tl = triton.language
 from pspec_rt.triton_kernels import _common  # noqa: E402
-from pspec_rt.triton_kernels._common import launch_options, narrow, scratch, upcast, widen  # noqa: E402
+from pspec_rt.triton_kernels._common import launch_options, narrow, upcast, widen  # noqa: E402
 
 
 @triton.jit
@@ -71,13 +71,3 @@ def test_programmatic_launch_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PSPEC_PDL", "yes")
     with pytest.raises(ConfigError, match="PSPEC_PDL='yes'"):
         launch_options(x)
-
-
-def test_scratch_grows_and_stays() -> None:
-    cpu = torch.device("cpu")
-    small = scratch(cpu, "test", 10, torch.float32)
-    assert scratch(cpu, "test", 5, torch.float32) is small
-    large = scratch(cpu, "test", 100, torch.float32)
-    assert large.numel() >= 100 and scratch(cpu, "test", 10, torch.float32) is large
-    assert scratch(cpu, "other", 10, torch.float32) is not large
-    assert small is _common._SCRATCH[cpu, "test", torch.float32][0]  # a captured graph may hold its address

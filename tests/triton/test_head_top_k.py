@@ -29,8 +29,9 @@ def values_of(keys: Tensor) -> Tensor:
 @pytest.mark.parametrize("R", [1, 17, 64, 66])
 def test_values_have_the_bits_of_linear(kernel: ModuleType, R: int, dtype: torch.dtype) -> None:
     """The best value of every tile of the vocabulary, read from the scratch memory between the two launches."""
-    from pspec_rt.triton_kernels._common import scratch
     from pspec_rt.triton_kernels.linear import linear
+
+    from pspec_rt.scratch import scratch
 
     D, M, C = 300, 200, 2
     x_RM, w_DM = torch.randn(R, M).to(dtype), torch.randn(D, M).to(dtype)
@@ -39,7 +40,7 @@ def test_values_have_the_bits_of_linear(kernel: ModuleType, R: int, dtype: torch
     linear(x_RM, w_DM, logits_RD)
     wide = dtype is FP32
     tiles, arch = kernel.tiles, kernel.tiles.arch_of(x_RM.device)
-    rows = tiles.whole(tiles.plan_of(D, M, wide, arch), tiles.bucket_of(R), arch).rows
+    rows = tiles.whole(tiles.plan_of(D, M, wide, arch), tiles.bucket_of(R), arch, D).rows
     count = -(-D // rows)
     best_RTC = values_of(scratch(x_RM.device, "head_top_k.keys", 1, torch.int64)[: R * count * C]).view(R, count, C)
     for tile, logits in enumerate(logits_RD.split(rows, dim=1)):

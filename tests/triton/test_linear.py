@@ -18,11 +18,12 @@ from tests.ops.cases import same_bits
 pytest.importorskip("triton")
 from pspec_rt.triton_kernels import _linear_tiles as tiles  # noqa: E402
 from pspec_rt.triton_kernels import linear as kernel  # noqa: E402
-from pspec_rt.triton_kernels._common import scratch  # noqa: E402
 from pspec_rt.triton_kernels._linear_tiles import BUCKETS, Order, Plan, Table, Tile  # noqa: E402
 from pspec_rt.triton_kernels.add_rms_norm import add_rms_norm  # noqa: E402
 from pspec_rt.triton_kernels.linear import linear  # noqa: E402
 from pspec_rt.triton_kernels.silu_mul import silu_mul  # noqa: E402
+
+from pspec_rt.scratch import scratch  # noqa: E402
 
 BF16, FP32 = torch.bfloat16, torch.float32
 ROWS = (1, 3, 16, 17, 64, 65)
@@ -209,16 +210,30 @@ def test_the_table_is_written_and_read(tmp_path: Path) -> None:
 def test_plans_are_legal(arch: int) -> None:
     """Those of the rule of thumb, of the table that is shipped, and all candidates."""
     shapes = [(N, K) for N in (1, 576, 2048, 4096, 6144, 28672, 128256) for K in (16, 576, 4096, 14336)]
-    plans = [tiles.plan_of(N, K, False, arch) for N, K in shapes]
-    plans += [Table().get(*map(int, name.split("x")), arch) for name in Table().entries.get(f"sm_{arch}", {})]
-    for chosen in plans:
+    plans = [(N, tiles.plan_of(N, K, False, arch)) for N, K in shapes]
+    for name in Table().entries.get(f"sm_{arch}", {}):
+        N, K = map(int, name.split("x"))
+        plans.append((N, Table().get(N, K, arch)))
+    for N, chosen in plans:
         for bucket, tile in chosen.tiles.items():
             assert tiles.legal(chosen.order, tile, bucket, arch), (chosen.order, tile, bucket)
-            whole = tiles.whole(chosen, bucket, arch)
+            whole = tiles.whole(chosen, bucket, arch, N)
             assert tiles.legal(chosen.order, whole, bucket, arch) and whole.split == chosen.order.chunks
     for order in tiles.orders(4096):
         for bucket in BUCKETS:
             assert list(tiles.candidates(order, bucket, arch)), (order, bucket)
+
+
+def test_whole_products_leave_no_multiprocessors_idle() -> None:
+    """Where a program takes all chunks, narrow weights have tiles of few rows, wide ones of many."""
+    for N, K, rows in ((4096, 8192, 32), (2048, 4096, 16), (128256, 4096, 64)):
+        assert tiles.whole(tiles.plan_of(N, K, False, 90), 64, 90, N).rows == rows, N
+
+
+def test_steps_divide_the_columns() -> None:
+    """SmolLM2's 576 columns need no masks."""
+    for K, step in ((576, 16), (1536, 32), (4096, 32), (14336, 32), (200, 16), (600, 32)):
+        assert tiles.plan_of(4096, K, False, 90).order.step == step, K
 
 
 def kinds(arch: int, *, every: bool) -> list[dict]:

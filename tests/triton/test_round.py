@@ -9,7 +9,7 @@ import torch
 
 from pspec_rt import ops
 from pspec_rt.drafters.base import Drafter
-from pspec_rt.drafters.checkpoint import init_drafter
+from pspec_rt.drafters.new import init_drafter
 from pspec_rt.engine import Engine
 from pspec_rt.models.target import Target
 from pspec_rt.ops._dispatch import REGISTRY

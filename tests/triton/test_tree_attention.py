@@ -14,8 +14,9 @@ from pspec_rt.ref.tree_attention import tree_attention as ref
 from tests.ops.cases import WILD, i32, random_parents, same_bits, signed, words_of
 
 pytest.importorskip("triton")
-from pspec_rt.triton_kernels._common import scratch  # noqa: E402
 from pspec_rt.triton_kernels.tree_attention import tree_attention  # noqa: E402
+
+from pspec_rt.scratch import scratch  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("triton_device")
 
@@ -82,7 +83,9 @@ def best_first(N: int) -> list[int]:
     scores_BKC = torch.randn(1, K, C).log_softmax(2).sort(descending=True).values
     parent_BN, depth_BN, ids_BN, positions_BN = (torch.empty(1, N, dtype=torch.int32) for _ in range(4))
     words_BN = torch.empty(1, N, dtype=torch.int64)
-    ops.build_tree(ids_BKC, scores_BKC, i32([1]), i32([9]), ids_BN, parent_BN, depth_BN, words_BN, positions_BN)
+    ops.build_tree(
+        ids_BKC, scores_BKC, i32([1]), i32([9]), ids_BN, parent_BN, depth_BN, words_BN, positions_BN, prefix_B=i32([0])
+    )
     return words_BN[0].tolist()
 
 

@@ -70,7 +70,7 @@ static void for_row_groups(int rows, Visit visit) {
 // q k of cache rows from .. from+count-1 (at most kRun) for all query rows, not yet scaled.
 template <typename T>
 static void score_keys(const AttendRun& a, int64_t from, int64_t count, float* scores, int64_t stride) {
-  dot(a.q, a.dtype, a.rows, static_cast<const T*>(a.k) + from * a.E, a.dtype, count, a.E, 0, scores, stride);
+  dot(a.q, a.dtype, a.rows, static_cast<const T*>(a.k) + from * a.E, a.dtype, count, a.E, nullptr, scores, stride);
 }
 
 // acc[r][:] += p[r][j] * values[j - from][:] for j = from .. to-1, ascending, RB rows and EV vectors at a time.

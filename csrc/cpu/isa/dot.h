@@ -11,6 +11,12 @@
 
 namespace pspec::PSPEC_ISA {
 
+#if defined(PSPEC_ISA_AMX)
+constexpr bool kFollowsStream = true;
+#else
+constexpr bool kFollowsStream = false;
+#endif
+
 // Whether bf16 is multiplied as it is, by pack_half and dot_half.
 static bool is_half([[maybe_unused]] DType x_dtype, [[maybe_unused]] DType w_dtype) {
 #if defined(PSPEC_HALF_DOTS)
@@ -60,12 +66,12 @@ static void pack(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t
 }
 
 static void dot(const float* packed, DType x_dtype, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
-                [[maybe_unused]] int64_t O_next, float* out, int64_t out_stride) {
+                [[maybe_unused]] WeightStream* stream, float* out, int64_t out_stride) {
   if (is_int8(w_dtype)) {
     dot_int8(packed, w_dtype == DType::kInt8A8, R, w, O, I, out, out_stride);
   } else if (is_half(x_dtype, w_dtype)) {
 #if defined(PSPEC_HALF_DOTS)
-    dot_half(reinterpret_cast<const uint16_t*>(packed), R, static_cast<const uint16_t*>(w), O, I, O_next, out,
+    dot_half(reinterpret_cast<const uint16_t*>(packed), R, static_cast<const uint16_t*>(w), O, I, stream, out,
              out_stride);
 #endif
   } else if (w_dtype == DType::kBFloat16) {

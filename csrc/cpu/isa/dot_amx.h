@@ -96,31 +96,10 @@ __attribute__((noinline)) static void stage_tile(const uint16_t* w, int64_t rows
 // How far along I tiles of these weight rows can be loaded where they lie.
 static int64_t whole_tiles(int64_t rows, int64_t I) { return rows < kTileRows ? 0 : I - I % kTileDepth; }
 
-// Weights on their way into L2. A tile reads 16 rows side by side, which the hardware does not foresee; the rows
-// themselves follow each other in memory, and are fetched in that order, a kilobyte for each tile that is used.
-struct Ahead {
-  static constexpr int64_t kBytes = 64 << 10;
-  const char* next;
-  const char* end;
-
-  Ahead(const uint16_t* w, const uint16_t* end) : next(reinterpret_cast<const char*>(w) + kBytes),
-                                                  end(reinterpret_cast<const char*>(end)) {}
-  Ahead skip(int64_t elements) const {
-    Ahead later = *this;
-    later.next += elements * sizeof(uint16_t);
-    return later;
-  }
-
-  void fetch_tile() {
-    if (next >= end) return;
-    for (int line = 0; line < kTileRows; ++line, next += kTileRowBytes) __builtin_prefetch(next, 0, 2);
-  }
-};
-
 using TileSums = float[kTileRows][kTileRows];  // [weight row][activation row]
 
 // 16 weight rows x up to 16 activation rows, in tiles of `columns`. The intrinsics name registers by literal digits.
-static inline void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, int columns, Ahead& ahead,
+static inline void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x, int columns, WeightStream* stream,
                            float* sums) {
   const int64_t x_stride = columns * static_cast<int64_t>(sizeof(float));
   const int64_t w_stride = I * static_cast<int64_t>(sizeof(uint16_t)), whole = whole_tiles(O, I);
@@ -128,7 +107,7 @@ static inline void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16
   int64_t i = 0;
   for (; i < whole; i += kTileDepth, x += kTileDepth * columns) {
     _tile_loadd(6, w + i, w_stride);
-    ahead.fetch_tile();
+    if (stream != nullptr) use_step(*stream);
     _tile_loadd(4, x, x_stride);
     _tile_dpbf16ps(0, 6, 4);
   }
@@ -143,7 +122,7 @@ static inline void dot_1x1(const uint16_t* w, int64_t O, int64_t I, const uint16
 }
 
 // 32 weight rows x 2 * 16 activation rows: sums of the two weight tiles with x0, then with x1.
-static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, Ahead& ahead,
+static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0, const uint16_t* x1, WeightStream* stream,
                     TileSums* sums) {
   const int64_t w_stride = I * static_cast<int64_t>(sizeof(uint16_t)), whole = whole_tiles(O - kTileRows, I);
   _tile_zero(0);
@@ -153,13 +132,13 @@ static void dot_2x2(const uint16_t* w, int64_t O, int64_t I, const uint16_t* x0,
   int64_t i = 0;
   for (; i < whole; i += kTileDepth, x0 += kTileSize, x1 += kTileSize) {
     _tile_loadd(6, w + i, w_stride);
-    ahead.fetch_tile();
+    if (stream != nullptr) use_step(*stream);
     _tile_loadd(4, x0, kTileRowBytes);
     _tile_dpbf16ps(0, 6, 4);
     _tile_loadd(5, x1, kTileRowBytes);
     _tile_dpbf16ps(2, 6, 5);
     _tile_loadd(7, w + kTileRows * I + i, w_stride);
-    ahead.fetch_tile();
+    if (stream != nullptr) use_step(*stream);
     _tile_dpbf16ps(1, 7, 4);
     _tile_dpbf16ps(3, 7, 5);
   }
@@ -215,21 +194,21 @@ struct Finished {
 };
 
 // One activation row: the sums of a tile are 16 outputs side by side.
-static void dot_row(const uint16_t* x, const uint16_t* w, int64_t O, int64_t I, Ahead ahead, float* out) {
+static void dot_row(const uint16_t* x, const uint16_t* w, int64_t O, int64_t I, WeightStream* stream,
+                    float* out) {
   const TileScope tiles(1);
   int64_t o = 0;
-  for (; o + kTileRows <= O; o += kTileRows) dot_1x1(w + o * I, kTileRows, I, x, 1, ahead, out + o);
+  for (; o + kTileRows <= O; o += kTileRows) dot_1x1(w + o * I, kTileRows, I, x, 1, stream, out + o);
   if (o == O) return;
   float sums[kTileRows];
-  dot_1x1(w + o * I, O - o, I, x, 1, ahead, sums);
+  dot_1x1(w + o * I, O - o, I, x, 1, stream, sums);
   memcpy(out + o, sums, (O - o) * sizeof(float));
 }
 
 // As Kernels::dot, of activations packed by pack_half.
-static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, int64_t O_next, float* out,
-                     int64_t out_stride) {
-  Ahead ahead(w, w + (O + O_next) * I);
-  if (R == 1) return dot_row(x, w, O, I, ahead, out);
+static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, WeightStream* stream,
+                     float* out, int64_t out_stride) {
+  if (R == 1) return dot_row(x, w, O, I, stream, out);
   const TileScope tiles(kTileRows);
   const int64_t block = tile_count(I, kTileDepth) * kTileSize;  // packed elements of 16 activation rows
   // Tiles take long to arrive in memory: they are turned round one step late, while the next ones are summed.
@@ -239,18 +218,17 @@ static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O,
   for (int64_t o = 0; o < O; o += 2 * kTileRows) {
     const int64_t width = O - o < 2 * kTileRows ? O - o : 2 * kTileRows;
     const uint16_t* rows = w + o * I;
-    Ahead once = ahead.skip(o * I);
     int64_t r = 0;
     for (; r + kTileRows < R; r += 2 * kTileRows, turn ^= 1) {
       const uint16_t* x0 = x + r / kTileRows * block;
-      dot_2x2(rows, width, I, x0, x0 + block, once, sums[turn]);
-      once.next = once.end;
+      dot_2x2(rows, width, I, x0, x0 + block, r == 0 ? stream : nullptr, sums[turn]);
       finished.store();
       finished = {sums[turn], R - r, width, out + r * out_stride + o, out_stride};
     }
     if (r == R) continue;
     for (int64_t half = 0; half < width; half += kTileRows, turn ^= 1) {
-      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, kTileRows, once, sums[turn][0][0]);
+      dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, kTileRows, r == 0 ? stream : nullptr,
+              sums[turn][0][0]);
       finished.store();
       finished = {sums[turn], R - r, std::min<int64_t>(width - half, kTileRows), out + r * out_stride + o + half, out_stride};
     }

@@ -68,8 +68,8 @@ static void dot_half_rows(const uint16_t* x, const uint16_t* w, int64_t O, int64
 }
 
 // As Kernels::dot, of activations packed by pack_half.
-static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I, int64_t /*O_next*/,
-                     float* out, int64_t out_stride) {
+static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O, int64_t I,
+                     WeightStream* /*stream*/, float* out, int64_t out_stride) {
   const int64_t stride = half_stride(I);
   for_row_blocks(R, O, [&](auto rows, int64_t r, int64_t o, int64_t width) {
     dot_half_rows<decltype(rows)::value>(x + r * stride, w + o * I, width, I, out + r * out_stride + o, out_stride);

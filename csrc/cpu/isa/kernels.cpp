@@ -29,7 +29,7 @@ static bool supported() {
 
 extern const Kernels kKernels;
 const Kernels kKernels = {
-    PSPEC_ISA_NAME, supported, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel,
+    PSPEC_ISA_NAME, supported, kFollowsStream, packed_floats, pack, dot, attend_run, fold_runs, max_of, sum_exp, gumbel,
     to_float_row, from_float_row, norm_row, silu_mul_row, rope_head, divide_row, add_rows, argmax_of, spread_of, gather_least,
     exp_in_place,
 };

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../../params.h"
+#include "weight_stream.h"
 
 namespace pspec {
 
@@ -74,13 +75,14 @@ struct Spread {
 struct Kernels {
   const char* name;
   bool (*supported)();
+  bool follows_stream;  // `dot` of bf16 fetches ahead by its stream
   // Activation rows x [R, I] in the form `dot` wants, in packed_floats(R, I) floats.
   int64_t (*packed_floats)(int64_t R, int64_t I);
   void (*pack)(const void* x, DType x_dtype, DType w_dtype, int64_t R, int64_t I, float* packed);
   // out[r * out_stride + o] = dot(x[r], w[o]) in fp32, w: [O, I]. A dot's order of operations depends on I and the two
-  // dtypes alone. O_next: weight rows after these that the same thread will ask for next, worth fetching ahead.
+  // dtypes alone. stream: what the thread reads from here on, or null.
   void (*dot)(const float* packed, DType x_dtype, int64_t R, const void* w, DType w_dtype, int64_t O, int64_t I,
-              int64_t O_next, float* out, int64_t out_stride);
+              WeightStream* stream, float* out, int64_t out_stride);
   void (*attend_run)(const AttendRun& run);
   // Folds `runs` partial results of one row, `stride` rows apart, in order; out: [E4] normalized.
   void (*fold_runs)(const float* max, const float* sum, const float* acc, int64_t runs, int64_t stride, int64_t E4,

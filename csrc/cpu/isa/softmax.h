@@ -1,6 +1,8 @@
 // Maximum and sum of exponentials of a vector, in a fixed lane order.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "simd.h"
 
@@ -32,14 +34,17 @@ static float scale_to_max(float* values, int64_t n, float scale) {
 // Replaces scores by exp(score - max) and returns their sum: lane i sums elements i, i + kLanes, ... `values` has
 // room up to a multiple of kLanes.
 static float exp_in_place(float* values, int64_t n, float max) {
+  constexpr int kTogether = 4;  // an exponential is a long chain of operations
   Vec sum = {};
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int64_t valid = n - i < kLanes ? n - i : kLanes;
-    for (int64_t j = valid; j < kLanes; ++j) values[i + j] = -__builtin_huge_valf();
-    const Vec p = exp_nonpositive(load(values + i) - splat(max));
-    store(values + i, p);
-    sum += p;
-  }
+  for (int64_t i = n; i % kLanes != 0; ++i) values[i] = -__builtin_huge_valf();
+  auto step = [&](auto count, int64_t i) {
+    Vec p[decltype(count)::value];
+    for (int j = 0; j < count; ++j) p[j] = exp_nonpositive(load(values + i + j * kLanes) - splat(max));
+    for (int j = 0; j < count; ++j) store(values + i + j * kLanes, p[j]), sum += p[j];
+  };
+  int64_t i = 0;
+  for (; i + kTogether * kLanes <= n; i += kTogether * kLanes) step(std::integral_constant<int, kTogether>(), i);
+  for (; i < n; i += kLanes) step(std::integral_constant<int, 1>(), i);
   return sum_lanes(sum);
 }
 

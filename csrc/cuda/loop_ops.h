@@ -1,0 +1,14 @@
+// The integer kernels of a round on a GPU: what the bindings call. All may be captured.
+#pragma once
+
+#include "../params.h"
+
+namespace pspec::cuda {
+
+void build_tree(const BuildTreeParams& p, void* stream);
+void accept(const AcceptParams& p, void* stream);
+void compact_kv(const CompactKvParams& p, void* stream);
+void move_rows(const MoveRowsParams& p, void* stream);
+void ngram_draft(const NgramDraftParams& p, void* stream);
+
+}  // namespace pspec::cuda

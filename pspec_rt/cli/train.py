@@ -1,0 +1,172 @@
+"""`pspec-rt train`: a drafter learns from the answers of its target."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .options import add_target_options, load_asked_target, show_progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ..train.run import Job
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "train",
+        help="train a drafter on the target's answers",
+        description="Train a drafter on answers written by its target (`pspec-rt distill`). OUT holds the drafter, the "
+        "log and the state to go on from: the same command resumes.",
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_target_options(parser)
+    _add_drafter_options(parser)
+    _add_training_options(parser)
+    _add_data_options(parser)
+    return parser
+
+
+def _add_drafter_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("drafter")
+    group.add_argument(
+        "--family",
+        default="parallelspec-eagle",
+        metavar="F",
+        help="parallelspec-eagle (default), parallelspec-medusa, p-eagle, pard; the baselines eagle, medusa, lm",
+    )
+    group.add_argument("--k", type=int, default=4, metavar="K", help="drafted tokens per round (default 4)")
+    group.add_argument(
+        "--draft-vocab", type=int, default=8192, metavar="N", help="tokens it can draft: the N most frequent; 0: all"
+    )
+    group.add_argument("--layers", type=int, metavar="N", help="layers (default 1; 6 of the target's for pard and lm)")
+    group.add_argument("--taps", metavar="I,J,..", help="hidden states it reads (default: low, middle, high, last)")
+    group.add_argument(
+        "--parts",
+        metavar="P,Q,..",
+        help="optional tensors: bias, anchor_map, blocks, head, embedding (default bias,anchor_map)",
+    )
+    group.add_argument(
+        "--init",
+        choices=("fit", "random"),
+        default="fit",
+        help="start by least squares (default), or from random weights",
+    )
+    group.add_argument("--init-layers", metavar="I,..", help="start from these layers of the target, e.g. -1")
+    group.add_argument(
+        "--adapt", metavar="DIR", help="small LM to adapt (pard, lm); default: the target's first layers"
+    )
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("training")
+    group.add_argument("--steps", type=int, metavar="N", help="optimiser steps")
+    group.add_argument("--minutes", type=float, metavar="M", help="or minutes of training, evaluations not counted")
+    group.add_argument("--batch", type=int, default=4096, metavar="N", help="anchor tokens per step (default 4096)")
+    group.add_argument("--micro", type=int, default=1024, metavar="N", help="of them in one pass (default 1024)")
+    group.add_argument(
+        "--lr", type=float, metavar="R", help="peak learning rate (default 1.5e-3; 2e-4 for pard and lm)"
+    )
+    group.add_argument(
+        "--keep", type=float, default=0.7, metavar="R", help="depth d is trained for max(R**d, --least) of the groups"
+    )
+    group.add_argument("--least", type=float, default=0.2, metavar="R")
+    group.add_argument(
+        "--hard", type=float, default=0.0, metavar="W", help="weight of cross-entropy; the rest is KL to the target"
+    )
+    group.add_argument("--depth-decay", type=float, default=0.8, metavar="G", help="loss weight of depth d is G**d")
+    group.add_argument("--eval-every", type=int, metavar="N", help="steps between evaluations, which also save")
+    group.add_argument("--train-dtype", choices=("bf16", "fp32"), default="bf16", help="of the rows; weights are fp32")
+    group.add_argument("--seed", type=int, default=0, metavar="S")
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--train-on", choices=("prompt+answer", "answer"), default="prompt+answer", help="whose tokens are predicted"
+    )
+    group.add_argument(
+        "--max-length", type=int, default=1024, metavar="N", help="longer texts are left out (default 1024)"
+    )
+    group.add_argument("--limit", type=int, metavar="N", help="use only the first N texts")
+    group.add_argument(
+        "--cache", default="auto", metavar="auto|off|DIR",
+        help="where the target's features go: DATA.features (auto), nowhere (the target runs again each epoch), or DIR",
+    )  # fmt: skip
+    group.add_argument("--held-out", type=int, default=48, metavar="N", help="texts to measure acceptance on")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..train.run import train
+
+    job = _job(args)
+    target = load_asked_target(args, show_progress())
+    with _display(job) as (advance, report):
+        acceptance = train(job, target, advance, report)
+    if acceptance.tau:
+        taus = ", ".join(f"{name} {tau:.2f}" for name, tau in acceptance.tau.items())
+        sys.stdout.write(f"{args.out}: tokens per round on held-out texts: {taus}\n")
+    return 0
+
+
+def _job(args: argparse.Namespace) -> Job:
+    from ..train.loop import TrainConfig
+    from ..train.recipe import FEATURE_FAMILIES, Recipe
+    from ..train.run import Job
+
+    feature = args.family in FEATURE_FAMILIES  # the others are whole language models
+    recipe = Recipe(
+        args.family, args.k, args.draft_vocab, _numbers(args.taps, "--taps"), args.layers or (1 if feature else 6),
+        None if args.parts is None else tuple(filter(None, args.parts.split(","))), args.init,
+        _numbers(args.init_layers, "--init-layers") or (), args.adapt, args.seed,
+    )  # fmt: skip
+    config = TrainConfig(
+        steps=args.steps, minutes=args.minutes, batch=args.batch, micro=args.micro,
+        lr=args.lr or (1.5e-3 if feature else 2e-4), keep=args.keep, least=args.least, hard=args.hard,
+        depth_decay=args.depth_decay, eval_every=args.eval_every, prompts=args.train_on != "answer", seed=args.seed,
+    )  # fmt: skip
+    cache = {"off": None, "auto": args.data.with_name(args.data.name + ".features")}.get(args.cache, Path(args.cache))
+    return Job(args.data, args.out, recipe, config, args.train_dtype, args.max_length, args.limit, args.held_out, cache)
+
+
+def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Whole numbers separated by commas."""
+    from ..errors import ConfigError
+
+    try:
+        return None if text is None else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: expected whole numbers such as 2,15,-1") from error
+
+
+@contextmanager
+def _display(job: Job) -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
+    """Bars on stderr for reading features and for training, if it is a terminal; evaluations as lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, console=console, disable=not show_progress()) as bars:
+        reading = bars.add_task("target's features", total=None, note="", visible=False)
+        training = bars.add_task("training", total=1.0, note="", visible=False)
+
+        def advance(done: int, total: int) -> None:
+            bars.update(reading, visible=done < total, completed=done, total=total, note=f"{done} of {total} tokens")
+
+        def report(row: dict[str, Any]) -> None:
+            if "eval" in row:
+                taus = "  ".join(f"{name} {tau:.3f}" for name, tau in row["eval"]["tau"].items())
+                depths = " ".join(f"{share:.3f}" for share in row["eval"]["accuracy"])
+                console.print(f"step {row['step']}: {taus}  accuracy by depth {depths}")
+            elif "loss" in row:
+                share = job.config.share(row["step"], row["seconds"])
+                note = f"step {row['step']}  loss {row['loss'][0]:.3f}  {row['anchors_per_s']} anchors/s"
+                bars.update(training, visible=True, completed=share, note=note)
+
+        yield advance, report

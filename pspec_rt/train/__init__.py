@@ -1,0 +1,1 @@
+"""Training drafters: the target writes answers, a drafter learns to guess them."""

@@ -1,0 +1,228 @@
+"""Published drafter formats: what they draft equals a straight line written from their descriptions, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pspec_rt.drafters.base import Drafter
+from pspec_rt.drafters.checkpoint import load_drafter
+from pspec_rt.drafters.config import DFLASH, EAGLE1, EAGLE3, MEDUSA_HEADS, PARD2, PEAGLE
+from pspec_rt.tree import TreeSpec
+from tests import drafter_formats as formats
+from tests import straight_line
+from tests.drafter_fixtures import VOCAB, WIDTH, Replay, Text, draft_ids
+from tests.drafter_formats import MASK, Made
+from tests.test_drafters_lm import reference
+from tests.tiny import tiny_target
+
+ROUNDS = [None, (1, 3, 5), (5, 1, 2), (2, 5, 1)]  # tokens emitted per slot; None: the first draft
+PROMPTS = (9, 2, 24)
+
+
+def table() -> Tensor:
+    return tiny_target().decoder.embed_VM
+
+
+def head() -> Tensor:
+    return tiny_target().decoder.head_VM
+
+
+def replay_of(drafter: Drafter, tree: TreeSpec) -> Replay:
+    texts = [Text.random(60, WIDTH * len(drafter.taps), prompt) for prompt in PROMPTS]
+    for text in texts:
+        text.tokens.clamp_(min=1)  # token 0's embedding is 0 in the tiny models: all logits equal
+    return Replay(drafter, texts, tree)
+
+
+def run_rounds(replay: Replay, check: Callable[[int, Tensor, Tensor], None]) -> None:
+    """Draft after every round of partial acceptance, and check each slot given its text so far."""
+    for counts in ROUNDS:
+        if counts is not None:
+            replay.accept(counts)
+        replay.draft()
+        for slot, text in enumerate(replay.texts):
+            check(slot, text.tokens[: text.length], text.features[: text.length])
+
+
+def paths_of(replay: Replay, slot: int) -> list[tuple[int, ...]]:
+    """The tree in the state as paths of tokens; its words, depths and positions must fit."""
+    s = replay.state
+    parents, ids = s.parent_BN[slot].tolist(), s.ids_BN[slot].tolist()
+    assert (parents[0], ids[0], int(s.depth_BN[slot, 0])) == (-1, int(s.bonus_B[slot]), 0)
+    paths, words = [()], [1]
+    for n in range(1, len(ids)):
+        assert parents[n] < n
+        paths.append((*paths[parents[n]], ids[n]))
+        words.append(words[parents[n]] | 1 << n)
+        assert int(s.depth_BN[slot, n]) == len(paths[n])
+        assert int(s.positions_BN[slot, n]) == replay.texts[slot].length - 1 + len(paths[n])
+    assert [int(word) & (1 << 64) - 1 for word in s.words_BN[slot]] == words
+    assert int(s.prefix_B[slot]) == replay.texts[slot].length - 1
+    return paths[1:]
+
+
+# -- level by level: EAGLE-1, EAGLE-3 ------------------------------------------------------------------------------
+
+TREES = {
+    "chain": TreeSpec.chain(4),
+    "static": TreeSpec.static([(0,), (1,), (2,), (0, 0), (0, 1), (2, 0), (0, 1, 0), (2, 0, 1), (0, 1, 0, 2)]),
+    "dynamic": TreeSpec.best_first(4, 14, candidates=5),
+}
+Logits = Callable[[Tensor, Tensor, list[int]], Tensor]  # text, features, path
+
+
+def check_grown(replay: Replay, tree: TreeSpec, ids_D: Tensor, logits: Logits) -> None:
+    def check(slot: int, tokens: Tensor, features: Tensor) -> None:
+        logits_of = partial(logits, tokens, features)
+        found = paths_of(replay, slot)
+        if tree.paths is None:
+            assert set(found) == straight_line.grown_tree(logits_of, ids_D, tree.candidates, tree.k, tree.nodes)
+        else:
+            assert found == straight_line.fixed_tree(logits_of, ids_D, tree.paths)
+
+    run_rounds(replay, check)
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False, "embedding": False}])
+@pytest.mark.parametrize("tree", TREES)
+def test_eagle1(tmp_path: Path, tree: str, options: dict[str, Any]) -> None:
+    _, tensors = formats.eagle1(tmp_path, **options)
+    drafter = load_drafter(tmp_path, tiny_target())
+    assert (drafter.kind, drafter.taps, drafter.default_k) == (EAGLE1, (-1,), 5)
+    assert [drafter.default_tree(k).nodes for k in (1, 5)] == [5, 26]
+    embedding = tensors.get("embed_tokens.weight", table())
+    logits: Logits = partial(straight_line.eagle1, tensors, embedding, head())
+    check_grown(replay_of(drafter, TREES[tree]), TREES[tree], torch.arange(VOCAB), logits)
+
+
+EAGLE3_OPTIONS: list[dict[str, Any]] = [
+    {}, {"speculators": True, "norm_before_residual": True}, {"layers": 2, "reduced": False},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", EAGLE3_OPTIONS)
+@pytest.mark.parametrize("tree", TREES)
+def test_eagle3(tmp_path: Path, tree: str, options: dict[str, Any]) -> None:
+    raw, tensors = formats.eagle3(tmp_path, **options)
+    drafter = load_drafter(tmp_path, tiny_target())
+    assert (drafter.kind, drafter.taps) == (EAGLE3, (2, 1, 0))
+    embedding, norm_first = tensors.get("embed_tokens.weight", table()), "norm_before_residual" in raw
+    logits: Logits = partial(straight_line.eagle3, tensors, embedding, norm_first=norm_first)
+    check_grown(replay_of(drafter, TREES[tree]), TREES[tree], draft_ids(tensors), logits)
+
+
+@pytest.mark.parametrize("make, line", [(formats.eagle1, "eagle1"), (formats.eagle3, "eagle3")])
+def test_a_wrong_shift_of_the_features_shows(tmp_path: Path, make: Callable[..., Made], line: str) -> None:
+    _, tensors = make(tmp_path)
+    drafter, tree = load_drafter(tmp_path, tiny_target()), TREES["static"]
+    weights = (tensors, tensors.get("embed_tokens.weight", table()), *((head(),) if line == "eagle1" else ()))
+
+    def wrong(tokens: Tensor, features: Tensor, path: list[int]) -> Tensor:
+        return getattr(straight_line, line)(*weights, tokens, features.roll(1, dims=0), path)
+
+    with pytest.raises(AssertionError):
+        check_grown(replay_of(drafter, tree), tree, draft_ids(tensors), wrong)
+
+
+# -- in one pass: P-EAGLE, Medusa, PARD-2, DFlash ------------------------------------------------------------------
+
+
+def check_rows(replay: Replay, ids_D: Tensor, logits: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """`logits`: [K, D] after a text with these features."""
+    run_rounds(replay, lambda slot, tokens, features: replay.check(slot, logits(tokens, features), ids_D))
+
+
+PEAGLE_OPTIONS: list[dict[str, Any]] = [
+    {"masks": (1, 1, 3 * WIDTH)}, {"masks": (1, 3 * WIDTH), "layers": 4, "reduced": False},
+    {"masks": (1, 1, 3 * WIDTH), "layers": 2, "speculators": True, "eagle_aux_hidden_state_layer_ids": [0, 1, 3]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", [None, "masks", "shift", "taps"])
+@pytest.mark.parametrize("options", PEAGLE_OPTIONS)
+def test_p_eagle(tmp_path: Path, options: dict[str, Any], wrong: str | None) -> None:
+    raw, tensors = formats.eagle3(tmp_path, **options)
+    drafter = load_drafter(tmp_path, tiny_target())
+    assert (drafter.kind, drafter.max_k) == (PEAGLE, 32)
+    assert drafter.taps == tuple(raw.get("eagle_aux_hidden_state_layer_ids", (2, 1, 0)))
+    embedding = tensors.get("embed_tokens.weight", table())
+
+    def logits(tokens: Tensor, features: Tensor) -> Tensor:
+        features = features.roll(1, dims=0) if wrong == "shift" else features
+        features = features.roll(WIDTH, dims=1) if wrong == "taps" else features
+        return straight_line.p_eagle(tensors, embedding, tokens, features, 4, blind_masks=wrong == "masks")
+
+    expect(wrong, lambda: check_rows(replay_of(drafter, TreeSpec.best_first(4, 12, 6)), draft_ids(tensors), logits))
+
+
+@pytest.mark.parametrize("wrong", [None, "shift"])
+@pytest.mark.parametrize("options", [{}, {"blocks": 2, "pickle": False}])
+def test_medusa(tmp_path: Path, options: dict[str, Any], wrong: str | None) -> None:
+    _, tensors = formats.medusa(tmp_path, **options)
+    drafter = load_drafter(tmp_path, tiny_target())
+    assert (drafter.kind, drafter.taps, drafter.default_k) == (MEDUSA_HEADS, (-1,), 4)
+
+    def logits(tokens: Tensor, features: Tensor) -> Tensor:
+        L = len(tokens) - (wrong == "shift")
+        return straight_line.medusa(tensors, features, L, 4, options.get("blocks", 1))
+
+    replay = replay_of(drafter, TreeSpec.best_first(4, 12, 6))
+    replay.sample((0.0, 0.7, 1.3))
+    expect(wrong, lambda: check_rows(replay, torch.arange(VOCAB), logits))
+
+
+@pytest.mark.parametrize("wrong", [None, "eagle shift", "masks", "taps"])
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
+def test_pard2(tmp_path: Path, architecture: str, wrong: str | None) -> None:
+    raw, tensors = formats.pard2(tmp_path, architecture, bias=architecture == "Qwen3ForCausalLM")
+    drafter = load_drafter(tmp_path / "checkpoint", tiny_target())
+    assert (drafter.kind, drafter.taps) == (PARD2, (-1, 2))
+    model, K = reference(architecture), 4
+
+    def logits(tokens: Tensor, features: Tensor) -> Tensor:
+        """Position t adds the projected features of t-1; masks those of the newest row."""
+        features = features.roll(WIDTH, dims=1) if wrong == "taps" else features
+        before = torch.cat([torch.zeros(1, features.shape[1]), features[: len(tokens) - 1]])
+        if wrong == "eagle shift":
+            before = features
+        last = torch.zeros_like(before[-1:]) if wrong == "masks" else before[-1:]
+        before = torch.cat([before, last.repeat(K - 1, 1)])
+        ids = torch.cat([tokens, torch.full((K - 1,), MASK)])
+        added = before @ tensors["target_proj.weight"].T + tensors.get("target_proj.bias", 0)
+        x = model.get_input_embeddings()(ids) + raw["pard2_scale"] * added
+        return model(inputs_embeds=x[None]).logits[0, -K:]
+
+    with torch.no_grad():
+        replay = replay_of(drafter, TreeSpec.best_first(K, 12, 6))
+        expect(wrong, lambda: check_rows(replay, torch.arange(VOCAB), logits))
+
+
+@pytest.mark.parametrize("wrong", [None, "one way", "shift", "taps"])
+@pytest.mark.parametrize("k", [5, 3])
+def test_dflash(tmp_path: Path, k: int, wrong: str | None) -> None:
+    _, tensors = formats.dflash(tmp_path)
+    drafter = load_drafter(tmp_path, tiny_target())
+    assert (drafter.kind, drafter.taps, drafter.default_k, drafter.max_k) == (DFLASH, (1, 3), 5, 5)
+
+    def logits(tokens: Tensor, features: Tensor) -> Tensor:
+        features = features.roll(1, dims=0) if wrong == "shift" else features
+        features = features.roll(WIDTH, dims=1) if wrong == "taps" else features
+        return straight_line.dflash(tensors, table(), head(), tokens, features, 6, one_way=wrong == "one way")[:k]
+
+    expect(wrong, lambda: check_rows(replay_of(drafter, TreeSpec.best_first(k, 12, 6)), torch.arange(VOCAB), logits))
+
+
+def expect(wrong: str | None, run: Callable[[], None]) -> None:
+    """Run it; with a rule broken it must fail."""
+    if wrong is None:
+        return run()
+    with pytest.raises(AssertionError):
+        run()
+    return None

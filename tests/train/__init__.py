@@ -1,0 +1,1 @@
+"""Tests of pspec_rt.train."""
