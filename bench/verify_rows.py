@@ -17,6 +17,7 @@ from pspec_rt.hub import demo_model
 from pspec_rt.kv_cache import KVCache
 from pspec_rt.measure.meta import conditions
 from pspec_rt.measure.run import set_threads
+from pspec_rt.models.memory import Arena
 from pspec_rt.models.target import Target, load_target
 from pspec_rt.models.workspace import Workspace
 from pspec_rt.tree import TreeSpec
@@ -31,7 +32,7 @@ class VerifyPass:
     def __init__(self, target: Target, R: int) -> None:
         config, self.decoder = target.config, target.decoder
         shape = (config.num_layers, 1, config.num_kv_heads, PREFIX + R, config.head_dim)
-        self.cache = KVCache.allocate(*shape, dtype=target.dtype)
+        self.cache = KVCache.allocate(*shape, dtype=target.dtype, empty=Arena("cpu", block=0).empty)
         self.cache.kv_L2BGSE.normal_()
         self.work = Workspace(config, R, dtype=target.dtype)
         self.decoder.stack.rope.reserve(PREFIX + R)

@@ -213,6 +213,13 @@ struct PruneTreeParams {
   int64_t B, G, C, N, noise_stride;
 };
 
+struct CastParams {
+  const void* x;  // [size] x_dtype
+  void* out;      // [size] out_dtype
+  int64_t size;
+  DType x_dtype, out_dtype;
+};
+
 struct SiluAddParams {
   const void* y;  // [R, M] T
   void* out;      // [R, M] T, += silu(y)

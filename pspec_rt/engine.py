@@ -12,9 +12,11 @@ from typing import Any
 import torch
 
 from .drafters.base import Drafter
+from .drafters.watch import AcceptanceWatch
 from .errors import ConfigError, RequestError
 from .kv_cache import KVCache
 from .loop import Loop, Result, RoundKey, choose_loop
+from .models.memory import Arena
 from .models.target import Target
 from .models.workspace import Workspace
 from .ops import choose_backends
@@ -104,9 +106,8 @@ class Engine:
         S = max(-(-self.max_length // chunk) * chunk, self.max_length + scratch)
         F = config.hidden_size * len(self.drafter.taps) if self.drafter else 0
         shape = RoundShape(self.max_batch, S, config.vocab_size, F, tree)
-        cache = KVCache.allocate(
-            config.num_layers, self.max_batch, config.num_kv_heads, S, config.head_dim, dtype=dtype, device=device
-        )
+        sizes = (config.num_layers, self.max_batch, config.num_kv_heads, S, config.head_dim)
+        cache = KVCache.allocate(*sizes, dtype=dtype, empty=Arena(device, block=0).empty)
         work = Workspace(config, max(self.max_batch * tree.nodes, chunk), dtype=dtype, device=device)
         self.decoder = self.target.decoder.with_taps(self.drafter.taps if self.drafter else ())
         rope = self.decoder.stack.rope
@@ -120,6 +121,7 @@ class Engine:
         self._requests: list[_Request | None] = [None] * self.max_batch
         self._pending: list[StepOutput] = []  # results that came while a slot was started
         self._timer = PhaseTimer(device)
+        self._watch = AcceptanceWatch(self.drafter, tree.k)
         self._scratch = Scratch()  # its own: another engine may run on another stream
         with torch.inference_mode(), _current(device), scratch_of(self._scratch):
             self._eager, self._loop, self.loop_note = choose_loop(
@@ -316,6 +318,8 @@ class Engine:
             stats.new_tokens += count
             stats.drafted += record.drafted[slot]
             stats.accepted += max(count - 1, 0)
+            if record.drafted[slot]:
+                self._watch.add(count)
             for position in range(count - 1):
                 stats.accepted_per_position[position] += 1
             for phase, seconds in times.items():

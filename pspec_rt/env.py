@@ -55,6 +55,12 @@ def pdl() -> bool:
     return value == "1"
 
 
+def local_rank() -> int | None:
+    """LOCAL_RANK, which torchrun sets: the number of this process on its machine; None without torchrun."""
+    value = os.environ.get("LOCAL_RANK", "")
+    return int(value) if value.isdecimal() else None
+
+
 def triton_interprets() -> bool:
     """TRITON_INTERPRET, Triton's own variable: kernels run in its interpreter, on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")

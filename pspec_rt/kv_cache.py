@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-
-from .ops._dispatch import native
 
 
 class KVCache:
@@ -32,14 +32,14 @@ class KVCache:
         *,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        empty: Callable[..., Tensor] | None = None,
     ) -> KVCache:
         """A zeroed cache; zeroing also touches every page, so no round pays for page faults.
 
-        On a CPU the system is asked for huge pages, as for weights: attention, too, reads much memory once.
+        `empty` makes the tensor if given, on the device it knows: `Arena.empty`, for huge pages.
         """
-        kv_L2BGSE = torch.empty(num_layers, 2, slots, num_kv_heads, capacity, head_dim, dtype=dtype, device=device)
-        if kv_L2BGSE.device.type == "cpu" and native.available:
-            native.use_huge_pages(kv_L2BGSE.data_ptr(), kv_L2BGSE.nbytes)
+        size = (num_layers, 2, slots, num_kv_heads, capacity, head_dim)
+        kv_L2BGSE = torch.empty(size, dtype=dtype, device=device) if empty is None else empty(*size, dtype=dtype)
         return cls(kv_L2BGSE.zero_())
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:

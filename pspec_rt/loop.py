@@ -1,10 +1,10 @@
-"""How rounds are driven: one by one, captured and replayed ahead of their results, or in bursts that loop by themselves.
+"""How rounds are driven: one by one, replayed ahead of their results, or in bursts that loop by themselves.
 
-    eager      the round as a Python function; its results are read back after each.
-    run_ahead  the round captured once per key and replayed; the host takes its results from a ring, up to `ahead`
-               rounds behind. On a CPU a replay is one native call that returns when the round is done.
-    while      one launch runs a burst of captured rounds: on a GPU a graph with one conditional node, on a CPU a native
-               loop. A burst ends by itself when no slot runs, the ring is full or it is `burst` rounds long.
+eager      the round as a Python function; its results are read back after each.
+run_ahead  the round captured once per key and replayed; the host takes its results from a ring, up to `ahead`
+           rounds behind. On a CPU a replay is one native call that returns when the round is done.
+while      one launch runs a burst of captured rounds: on a GPU a graph with one conditional node, on a CPU a native
+           loop. A burst ends by itself when no slot runs, the ring is full or it is `burst` rounds long.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ class Loop(ABC):
 
     def cancel(self, slot: int) -> None:
         """Let a running slot end with its next round, if rounds are in flight."""
+        return None
 
     def admit(self, slot: int) -> None:
         """A slot starts anew; nothing is in flight."""
+        return None
 
 
 class Eager(Loop):
@@ -97,7 +99,9 @@ class _Captured(Loop):
         self._launch, self._ring, self._on_gpu, self._device = launch, ring, device.type == "cuda", device
         self._rounds: dict[RoundKey, Captured] = {}
         self._warm: set[RoundKey] = set()
-        self._launched_s: float | None = None  # host clock at a launch with nothing in flight, until its result is taken
+        self._launched_s: float | None = (
+            None  # host clock at a launch with nothing in flight, until its result is taken
+        )
         self._clock_ns = 0  # device clock of the result taken last
 
     def cancel(self, slot: int) -> None:
@@ -124,11 +128,14 @@ class _Captured(Loop):
         self._captured(key)
 
     def _note_launch(self, idle: bool) -> None:
-        if idle:
+        if idle and self._on_gpu:
             self._launched_s = time.perf_counter()
+        elif idle:  # on a CPU both sides read one clock
+            self._clock_ns = time.monotonic_ns()
 
     def _take(self) -> Result:
-        """The oldest unread result, timed by the device's clock while rounds follow each other, else by the host's."""
+        """The oldest unread result, timed by the clock of the records while rounds follow each other, else from the
+        launch on."""
         record = self._ring.take()
         assert record is not None, "a result is there"
         if self._launched_s is not None:

@@ -21,7 +21,7 @@ class RoundRecord(NamedTuple):
     round: int  # rounds published before it
     clock_ns: int  # when it was published, by the clock of the device
     running: int  # slots that run on
-    count: list[int]  # tokens emitted
+    count: list[int]  # type: ignore[assignment]  # tokens emitted (hides the method of tuples)
     drafted: list[int]  # candidates in the tree
     finished: list[int]  # codes of `pspec_rt.state`
     emitted: list[list[int]]  # tokens, -1 padded

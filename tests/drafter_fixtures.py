@@ -304,6 +304,23 @@ class _Features:
             features_TF[: len(known)] = known
 
 
+def paths_of(replay: Replay, slot: int) -> list[tuple[int, ...]]:
+    """The tree in the state as paths of tokens; its words, depths and positions must fit."""
+    s = replay.state
+    parents, ids = s.parent_BN[slot].tolist(), s.ids_BN[slot].tolist()
+    assert (parents[0], ids[0], int(s.depth_BN[slot, 0])) == (-1, int(s.bonus_B[slot]), 0)
+    paths, words = [()], [1]
+    for n in range(1, len(ids)):
+        assert parents[n] < n
+        paths.append((*paths[parents[n]], ids[n]))
+        words.append(words[parents[n]] | 1 << n)
+        assert int(s.depth_BN[slot, n]) == len(paths[n])
+        assert int(s.positions_BN[slot, n]) == replay.texts[slot].length - 1 + len(paths[n])
+    assert [int(word) & (1 << 64) - 1 for word in s.words_BN[slot]] == words
+    assert int(s.prefix_B[slot]) == replay.texts[slot].length - 1
+    return paths[1:]
+
+
 def check_ragged_batch(drafter: Drafter, texts: list[Text], rounds: Sequence[Sequence[int]]) -> None:
     """Slots of different lengths drafted together get what each gets alone, over rounds of partial acceptance."""
     tree = TreeSpec.chain(4)
@@ -315,6 +332,9 @@ def check_ragged_batch(drafter: Drafter, texts: list[Text], rounds: Sequence[Seq
         for slot, replay in enumerate(alone):
             replay.accept([counts[slot]])
             own_ids, own_scores = replay.draft()
+            if drafter.grows_tree:
+                assert paths_of(replay, 0) == paths_of(together, slot)
+                continue
             assert own_ids.tolist() == ids[slot : slot + 1].tolist()
             torch.testing.assert_close(own_scores, scores[slot : slot + 1])
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pspec_rt.drafters.config import DFLASH, EAGLE1, EAGLE3, MEDUSA_HEADS, PARD2, PEAGLE
 from tests.drafter_fixtures import HEAD_DIM, HEADS, KV_HEADS, VOCAB, WIDTH
 from tests.tiny import copy_checkpoint, edit_json
 
@@ -147,3 +152,23 @@ def dflash(folder: Path, *, layers: int = 2, block: int = 6, taps: Sequence[int]
     }  # fmt: skip
     write(folder, raw, {"model.safetensors": tensors})
     return raw, tensors
+
+
+@cache
+def published(kind: str) -> Path:
+    """A checkpoint of a published format that drafts up to 7 tokens."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    torch.manual_seed(11)
+    if kind == PARD2:
+        pard2(folder, "LlamaForCausalLM")
+        return folder / "checkpoint"
+    writers: dict[str, Callable[[Path], Made]] = {
+        EAGLE1: eagle1,
+        EAGLE3: eagle3,
+        PEAGLE: partial(eagle3, masks=(1, 1, 3 * WIDTH), layers=2),
+        MEDUSA_HEADS: partial(medusa, heads=7),
+        DFLASH: partial(dflash, block=8),
+    }
+    writers[kind](folder)
+    return folder

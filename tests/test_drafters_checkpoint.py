@@ -48,7 +48,11 @@ def drafts_of(drafter: Drafter) -> tuple[Tensor, Tensor]:
     features = torch.randn(30, WIDTH * len(drafter.taps), generator=generator)
     replay = Replay(drafter, [Text(tokens, features, 9)], TreeSpec.chain(3))
     replay.accept([2])
-    return replay.draft()
+    drafted = replay.draft()
+    if not drafter.grows_tree:
+        return drafted
+    growth = replay.state.drafter.growth
+    return growth.pool_ids_BGC, growth.pool_scores_BGC
 
 
 # -- saving and loading ----------------------------------------------------------------------------
@@ -119,7 +123,7 @@ def test_dtypes(tmp_path: Path) -> None:
     feature_checkpoint(tmp_path)
     load = {dtype: load_drafter(tmp_path, tiny_target(), dtype) for dtype in (None, "bf16", "fp32")}
     assert load[None].nbytes == load["fp32"].nbytes == 2 * load["bf16"].nbytes
-    assert load_drafter(tmp_path, tiny_target(dtype="bf16")).nbytes == load["bf16"].nbytes
+    assert load_drafter(tmp_path, tiny_target(dtype="bf16")).nbytes == load["fp32"].nbytes  # nothing is inherited
     saved = save_drafter(load["bf16"], tmp_path / "bf16")
     assert json.loads((saved / "config.json").read_text())["dtype"] == "bfloat16"
     assert load_drafter(saved, tiny_target(), "auto").nbytes == load["bf16"].nbytes

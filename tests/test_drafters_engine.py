@@ -49,6 +49,9 @@ class Guided(OracleDrafter):
     def draft(self, state: DecodeState) -> None:
         self.tested.draft(state)
         self.drafted = state.candidate_ids_BKC.clone(), state.candidate_scores_BKC.clone()
+        if self.tested.grows_tree:
+            growth = self.own.growth
+            self.drafted = growth.pool_ids_BGC.clone(), growth.pool_scores_BGC.clone()
         self.lengths = state.length_B.tolist()
         state.drafter = self.oracle
         super().draft(state)

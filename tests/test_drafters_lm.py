@@ -1,4 +1,4 @@
-"""PARD and token-by-token drafting: candidates equal transformers on the whole text, without a cache."""
+"""PARD and drafting level by level: candidates equal transformers on the whole text, without a cache."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pspec_rt.engine import Engine
 from pspec_rt.models import Target
 from pspec_rt.sampling import SamplingParams
 from pspec_rt.tree import TreeSpec
-from tests.drafter_fixtures import VOCAB, Replay, Text, check_chunked_prefill, check_ragged_batch
+from tests.drafter_fixtures import VOCAB, Replay, Text, check_chunked_prefill, check_ragged_batch, paths_of
+from tests.straight_line import fixed_tree, grown_tree
 from tests.tiny import copy_checkpoint, edit_json, tiny_checkpoint, tiny_target
 
 MASK = 380
@@ -34,7 +35,7 @@ def reference(architecture: str) -> Any:
 
 
 @torch.no_grad()
-def logits_of(architecture: str, tokens: Tensor) -> Tensor:
+def logits_of_text(architecture: str, tokens: Tensor) -> Tensor:
     """[tokens, V]"""
     return reference(architecture)(tokens[None]).logits[0]
 
@@ -66,16 +67,27 @@ def check_pard(replay: Replay, architecture: str) -> None:
     K = replay.state.shape.K
     for slot, text in enumerate(replay.texts):
         tokens = torch.cat([text.tokens[: text.length], torch.full((K - 1,), MASK)])
-        replay.check(slot, logits_of(architecture, tokens)[-K:], torch.arange(VOCAB))
+        replay.check(slot, logits_of_text(architecture, tokens)[-K:], torch.arange(VOCAB))
 
 
-def check_sequential(replay: Replay, architecture: str) -> None:
-    """Each depth's logits follow from the candidates of the depths before it."""
-    K = replay.state.shape.K
+def check_sequential(replay: Replay, architecture: str, vocab: int = VOCAB) -> None:
+    """A node's token is among the best after the path that leads to it, by one pass over the text and the path."""
+    s, tree = replay.state, replay.tree
     for slot, text in enumerate(replay.texts):
-        drafted = replay.state.candidate_ids_BKC[slot, : K - 1, 0]
-        tokens = torch.cat([text.tokens[: text.length], drafted.long()])
-        replay.check(slot, logits_of(architecture, tokens)[-K:], torch.arange(VOCAB))
+        temperature = float(s.temperature_BK[slot, 0]) if s.mode == "noise" else 0.0
+
+        def logits_of(path: list[int], text: Text = text, slot: int = slot, temperature: float = temperature) -> Tensor:
+            tokens = torch.cat([text.tokens[: text.length], torch.tensor(path, dtype=torch.int64)])
+            logits = logits_of_text(architecture, torch.where(tokens < VOCAB, tokens, 0))[-1, :vocab]
+            if temperature == 0:
+                return logits
+            return logits / temperature + s.noise_BPV[slot, len(path), : len(logits)]
+
+        found, ids_D = paths_of(replay, slot), torch.arange(vocab)
+        if tree.paths is None:
+            assert set(found) == grown_tree(logits_of, ids_D, tree.candidates, tree.k, tree.nodes)
+        else:
+            assert found == fixed_tree(logits_of, ids_D, tree.paths)
 
 
 @pytest.mark.parametrize("sampling", [False, True])
@@ -143,12 +155,14 @@ def test_tables_may_be_padded_differently(tmp_path: Path, kind: str, vocab: int)
     replay = Replay(drafter, texts, TreeSpec.chain(4), vocab=vocab)
     replay.accept((3, 5, 1))
     ids, _ = replay.draft()
+    if kind == "lm":
+        return check_sequential(replay, "LlamaForCausalLM", min(vocab, VOCAB))
     assert 0 <= int(ids.min()) and int(ids.max()) < min(vocab, VOCAB)
     for slot, text in enumerate(texts):
-        tail = torch.full((3,), MASK) if kind == "pard" else ids[slot, :3, 0].long()
-        tokens = torch.cat([torch.where(text.tokens < VOCAB, text.tokens, 0)[: text.length], tail])
-        logits = logits_of("LlamaForCausalLM", tokens)[-4:, :vocab]
+        tokens = torch.cat([torch.where(text.tokens < VOCAB, text.tokens, 0)[: text.length], torch.full((3,), MASK)])
+        logits = logits_of_text("LlamaForCausalLM", tokens)[-4:, :vocab]
         replay.check(slot, logits, torch.arange(logits.shape[1]))
+    return None
 
 
 def test_the_target_itself_drafts_perfectly() -> None:

@@ -17,7 +17,7 @@ from pspec_rt.drafters.config import DFLASH, EAGLE1, EAGLE3, MEDUSA_HEADS, PARD2
 from pspec_rt.tree import TreeSpec
 from tests import drafter_formats as formats
 from tests import straight_line
-from tests.drafter_fixtures import VOCAB, WIDTH, Replay, Text, draft_ids
+from tests.drafter_fixtures import VOCAB, WIDTH, Replay, Text, draft_ids, paths_of
 from tests.drafter_formats import MASK, Made
 from tests.test_drafters_lm import reference
 from tests.tiny import tiny_target
@@ -45,27 +45,10 @@ def run_rounds(replay: Replay, check: Callable[[int, Tensor, Tensor], None]) -> 
     """Draft after every round of partial acceptance, and check each slot given its text so far."""
     for counts in ROUNDS:
         if counts is not None:
-            replay.accept(counts)
+            replay.accept([min(count, replay.state.shape.P) for count in counts])
         replay.draft()
         for slot, text in enumerate(replay.texts):
             check(slot, text.tokens[: text.length], text.features[: text.length])
-
-
-def paths_of(replay: Replay, slot: int) -> list[tuple[int, ...]]:
-    """The tree in the state as paths of tokens; its words, depths and positions must fit."""
-    s = replay.state
-    parents, ids = s.parent_BN[slot].tolist(), s.ids_BN[slot].tolist()
-    assert (parents[0], ids[0], int(s.depth_BN[slot, 0])) == (-1, int(s.bonus_B[slot]), 0)
-    paths, words = [()], [1]
-    for n in range(1, len(ids)):
-        assert parents[n] < n
-        paths.append((*paths[parents[n]], ids[n]))
-        words.append(words[parents[n]] | 1 << n)
-        assert int(s.depth_BN[slot, n]) == len(paths[n])
-        assert int(s.positions_BN[slot, n]) == replay.texts[slot].length - 1 + len(paths[n])
-    assert [int(word) & (1 << 64) - 1 for word in s.words_BN[slot]] == words
-    assert int(s.prefix_B[slot]) == replay.texts[slot].length - 1
-    return paths[1:]
 
 
 # -- level by level: EAGLE-1, EAGLE-3 ------------------------------------------------------------------------------
@@ -226,3 +209,28 @@ def expect(wrong: str | None, run: Callable[[], None]) -> None:
     with pytest.raises(AssertionError):
         run()
     return None
+
+
+@torch.no_grad()
+def test_dflash_equals_transformers(tmp_path: Path) -> None:
+    """Against the one DFlash model that transformers ships; what it calls encoder is fc and hidden_norm."""
+    muse = pytest.importorskip("transformers.models.muse_glimmer_assistant.modeling_muse_glimmer_assistant")
+    raw, tensors = formats.dflash(tmp_path)
+    sizes = {name: raw[name] for name in formats.LLAMA if name not in ("vocab_size", "rope_theta")}
+    config = muse.MuseGlimmerAssistantConfig(
+        **sizes, layer_types=raw["layer_types"], block_size=6, target_layer_ids=[0, 2],
+        rope_parameters={"rope_type": "default", "rope_theta": raw["rope_theta"]},
+    )  # fmt: skip
+    model = muse.MuseGlimmerAssistantModel(config).eval()
+    renamed = {"fc.weight": "encoder.fc.weight", "hidden_norm.weight": "encoder.output_norm_enc.weight"}
+    model.load_state_dict({renamed.get(name, name): tensor for name, tensor in tensors.items()})
+
+    def logits(tokens: Tensor, features: Tensor) -> Tensor:
+        known = len(tokens) - 1
+        block = table()[torch.cat([tokens[-1:], torch.full((5,), MASK)])]
+        at = torch.arange(known + 6)[None]
+        out = model(noise_embeds=block[None], context_hidden_states=features[None, :known], position_ids=at)
+        return out.last_hidden_state[0, 1:] @ head().T
+
+    drafter = load_drafter(tmp_path, tiny_target())
+    check_rows(replay_of(drafter, TreeSpec.best_first(5, 12, 6)), torch.arange(VOCAB), logits)

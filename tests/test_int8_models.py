@@ -93,7 +93,7 @@ def test_an_int8_drafter_comes_from_a_float_checkpoint(tmp_path: Path, kind: str
 
 def test_a_drafter_never_inherits_int8(tmp_path: Path) -> None:
     save_drafter(init_drafter("lm", tiny_target(), 4), tmp_path)
-    for given, expected in ((None, "bfloat16"), ("fp32", "float32"), ("int8", "int8")):
+    for given, expected in ((None, "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
         generator = Generator(tiny_checkpoint(), tmp_path, dtype="int8", drafter_dtype=given)
         assert generator.target.dtype_name == "int8"
         assert generator.drafter.model.dtype_name == expected

@@ -10,12 +10,14 @@ import torch
 
 from pspec_rt.drafters.base import Drafter
 from pspec_rt.drafters.checkpoint import load_drafter
+from pspec_rt.drafters.config import PUBLISHED
 from pspec_rt.drafters.new import init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
 from pspec_rt.models.target import Target
 from pspec_rt.sampling import SamplingParams
 from pspec_rt.tree import TreeSpec
+from tests.drafter_formats import published
 from tests.oracle import KINDS, OracleDrafter
 from tests.pairwise import pairwise
 from tests.running import run
@@ -28,7 +30,7 @@ PROMPTS = [
 ]
 NEW_TOKENS = (28, 21, 24)
 CHUNK = 16
-DRAFTERS = [*KINDS, "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm"]
+DRAFTERS = [*KINDS, "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm", *PUBLISHED]
 TREES = ["chain", "static", "best-first"]
 KS = [1, 4, 7]
 BATCHES = [1, 3]
@@ -51,6 +53,8 @@ def make_drafter(kind: str, target: Target, prompts: list[list[int]], texts: lis
         return OracleDrafter(kind, known, target.config.vocab_size)
     if kind == "ngram":
         return NgramDrafter()
+    if kind in PUBLISHED:
+        return load_drafter(published(kind), target)
     return init_drafter(kind, target, k=7, seed=3)
 
 

@@ -1,4 +1,4 @@
-"""Section g: the integer kernels around verification, which count microseconds: build_tree, accept with its publication
+"""Section h: the integer kernels around verification, which count microseconds: build_tree, accept with its publication
 to the ring, compact_kv."""
 
 from __future__ import annotations

@@ -73,6 +73,11 @@ void prune_tree(Address pool_ids, Address pool_scores, Address origin, Address b
                    pointer<int32_t>(noise_row), pointer<int32_t>(picks), B, G, C, N, noise_stride});
 }
 
+void cast(Address x, Address out, Int size, int x_dtype, int out_dtype) {
+  check(size >= 0, "cast: sizes must be positive");
+  launch("cast", cpu::cast, {pointer<void>(x), pointer<void>(out), size, dtype(x_dtype), dtype(out_dtype)});
+}
+
 void silu_add(Address y, Address out, Int R, Int M, int dtype_code) {
   check(R >= 0 && M > 0, "silu_add: sizes must be positive");
   launch("silu_add", cpu::silu_add, {pointer<void>(y), pointer<void>(out), R, M, dtype(dtype_code)});
@@ -159,6 +164,7 @@ void bind_ops(pybind11::module_& m) {
   m.def("draft_rows", draft_rows, ReleaseGil());
   m.def("grow_tree", grow_tree, ReleaseGil());
   m.def("prune_tree", prune_tree, ReleaseGil());
+  m.def("cast", cast, ReleaseGil());
   m.def("silu_add", silu_add, ReleaseGil());
   m.def("store_tap", store_tap, ReleaseGil());
   m.def("gather_features", gather_features, ReleaseGil());

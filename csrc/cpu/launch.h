@@ -14,6 +14,7 @@ void accept(const AcceptParams& p);
 void draft_rows(const DraftRowsParams& p);
 void grow_tree(const GrowTreeParams& p);
 void prune_tree(const PruneTreeParams& p);
+void cast(const CastParams& p);
 void silu_add(const SiluAddParams& p);
 void store_tap(const StoreTapParams& p);
 void move_rows(const MoveRowsParams& p);

@@ -67,11 +67,10 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
     group.add_argument("--steps", type=int, metavar="N", help="optimiser steps")
     group.add_argument("--minutes", type=float, metavar="M", help="or minutes of training, evaluations not counted")
-    group.add_argument("--batch", type=int, default=4096, metavar="N", help="anchor tokens per step (default 4096)")
+    group.add_argument("--batch", type=int, default=2048, metavar="N", help="anchor tokens per step (default 2048)")
     group.add_argument("--micro", type=int, default=1024, metavar="N", help="of them in one pass (default 1024)")
-    group.add_argument(
-        "--lr", type=float, metavar="R", help="peak learning rate (default 1.5e-3; 2e-4 for pard and lm)"
-    )
+    group.add_argument("--lr", type=float, metavar="R", help="peak learning rate (default 1e-3; 2e-4 for pard and lm)")
+    group.add_argument("--warm-up", type=int, default=60, metavar="N", help="steps until the peak (default 60)")
     group.add_argument(
         "--keep", type=float, default=0.7, metavar="R", help="depth d is trained for max(R**d, --least) of the groups"
     )
@@ -102,9 +101,18 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from ..env import local_rank, threads
     from ..train.run import train
 
     job = _job(args)
+    rank = local_rank()
+    if rank is not None and args.device in ("auto", "cuda") and torch.cuda.is_available():
+        args.device = f"cuda:{rank}"
+        torch.cuda.set_device(rank)
+    if rank is None:
+        torch.set_num_threads(threads())
     target = load_asked_target(args, show_progress())
     with _display(job) as (advance, report):
         acceptance = train(job, target, advance, report)
@@ -127,8 +135,9 @@ def _job(args: argparse.Namespace) -> Job:
     )  # fmt: skip
     config = TrainConfig(
         steps=args.steps, minutes=args.minutes, batch=args.batch, micro=args.micro,
-        lr=args.lr or (1.5e-3 if feature else 2e-4), keep=args.keep, least=args.least, hard=args.hard,
-        depth_decay=args.depth_decay, eval_every=args.eval_every, prompts=args.train_on != "answer", seed=args.seed,
+        lr=args.lr or (1e-3 if feature else 2e-4), warm_up=args.warm_up, keep=args.keep, least=args.least,
+        hard=args.hard, depth_decay=args.depth_decay, eval_every=args.eval_every,
+        prompts=args.train_on != "answer", seed=args.seed,
     )  # fmt: skip
     cache = {"off": None, "auto": args.data.with_name(args.data.name + ".features")}.get(args.cache, Path(args.cache))
     return Job(args.data, args.out, recipe, config, args.train_dtype, args.max_length, args.limit, args.held_out, cache)
@@ -146,7 +155,7 @@ def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
 
 @contextmanager
 def _display(job: Job) -> Iterator[tuple[Callable[[int, int], None], Callable[[dict[str, Any]], None]]]:
-    """Bars on stderr for reading features and for training, if it is a terminal; evaluations as lines."""
+    """Bars on stderr, if it is a terminal: for reading features and for training; evaluations as lines."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -77,6 +77,14 @@ class Drafter(ABC):
         """
 
 
+def cast_features(state: DecodeState, own_BPF: Tensor | None) -> Tensor:
+    """The features of last round, in a drafter's own dtype if it has a buffer for that."""
+    if own_BPF is None:
+        return state.features_BPF
+    ops.cast(state.features_BPF, own_BPF)
+    return own_BPF
+
+
 class DraftRows:
     """The rows of one parallel draft, as `ops.draft_rows` lays them out: P for last round's tokens, then J masks.
 

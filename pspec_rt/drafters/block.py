@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..kv_cache import KVCache
 from ..models.target import Target
 from ..models.workspace import Rows, Workspace
 from ..state import DecodeState
-from .base import DraftRows
+from .base import DraftRows, cast_features
 from .candidates import check_candidates, rank_candidates
 from .config import FeatureConfig
 from .feature import FeatureDrafter, own_or_target_table
@@ -58,7 +59,8 @@ class BlockDrafter(FeatureDrafter):
     def allocate(self, state: DecodeState, prefill_rows: int) -> None:
         check_candidates(state, self.head_DM.shape[0], self.kind)
         shape, layers, N = state.shape, self.config.layers, self.config.k + 1
-        B, K, options = shape.B, shape.K, {"dtype": self.dtype, "device": self.device}
+        B, K = shape.B, shape.K
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         take_K = torch.arange(1, K + 1, dtype=torch.int32, device=self.device)
         self.stack.rope.reserve(shape.S)
         state.drafter = BlockState(
@@ -95,9 +97,7 @@ class BlockDrafter(FeatureDrafter):
         own: BlockState = state.drafter
         context, block = own.context, own.block
         context.fill(state)
-        features_BPF = state.features_BPF
-        if own.features_BPF is not None:
-            features_BPF = own.features_BPF.copy_(features_BPF)
+        features_BPF = cast_features(state, own.features_BPF)
         rows = own.context_work.rows(context.ids_BN.numel())
         self._take_in(rows, features_BPF, context.positions_BN, context.prefix_B, own.cache)
         block.place(state.bonus_B[:, None], own.one_B, state.length_B)

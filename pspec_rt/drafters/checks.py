@@ -89,10 +89,8 @@ def check_tokenizer(folder: Path, target: Target) -> None:
     ours, theirs = _base_vocabulary(folder), _base_vocabulary(target.path)
     if ours is None or theirs is None or folder == target.path:
         return
-    differing = next((token for token, number in ours.items() if theirs.get(token, number) != number), None)
-    missing = next((token for token in ours if token not in theirs), None)
-    if differing is not None or missing is not None:
-        token = differing if differing is not None else missing
+    token = next((token for token, number in ours.items() if theirs.get(token) != number), None)
+    if token is not None:
         raise DrafterMismatchError(
             f"{folder}: its tokenizer gives {token!r} id {ours[token]}, that of the target ({target.path}) gives it "
             f"{theirs.get(token)}: use a draft model with the target's tokenizer"

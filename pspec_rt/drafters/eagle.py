@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from .. import ops
 from ..models.target import Target
 from ..models.workspace import Rows
+from ..quantize import Weight
 from ..state import DecodeState
 from ..tree import TreeSpec
 from .config import EAGLE1, FeatureConfig
@@ -102,7 +103,7 @@ class JoinedRows(FeatureDrafter):
         super().__init__(config, weights, target)
         self.embed_VM = own_or_target_table(weights, target, self.dtype)
 
-    def token_table(self, target: Target) -> None:
+    def token_table(self, target: Target) -> Weight | None:
         return None
 
     def _join(self, own: FeatureState, rows: Rows, ids_R: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ..models.workspace import Rows, Workspace
 from ..ops.draft_forward import DraftHead
 from ..quantize import Int8Weight, Weight, select_rows
 from ..state import DecodeState
-from .base import Drafter, DraftRows
+from .base import Drafter, DraftRows, cast_features
 from .candidates import as_id_map, check_candidates, rank_candidates, shared_noise
 from .checks import check_saveable
 from .config import FeatureConfig
@@ -164,7 +164,9 @@ class FeatureDrafter(Drafter):
         draft = own.rows
         draft.fill(state)
         rows = own.work.rows(draft.ids_BN.numel())
-        self._write_inputs(rows, state.emitted_BP, self._features(state, own), state.count_B, masks=draft.N - draft.P)
+        self._write_inputs(
+            rows, state.emitted_BP, cast_features(state, own.features_BPF), state.count_B, masks=draft.N - draft.P
+        )
         hidden_RM = self.stack.forward(
             rows,
             draft.positions_BN,
@@ -176,17 +178,13 @@ class FeatureDrafter(Drafter):
         )
         return hidden_RM, rows.residual_RM
 
-    def _features(self, state: DecodeState, own: FeatureState) -> Tensor:
-        """[B, P, F] the target's features in the drafter's dtype."""
-        return state.features_BPF if own.features_BPF is None else own.features_BPF.copy_(state.features_BPF)
-
     def _one_launch(self, state: DecodeState, own: FeatureState, head: DraftHead) -> None:
         """All of `draft` by draft_forward."""
         rows, (k_BGSE, v_BGSE) = own.rows, own.cache.layer(0)
         ids_RC, scores_RC = state.candidate_ids_BKC.flatten(0, 1), state.candidate_scores_BKC.flatten(0, 1)
         rows.fill(state)
         ops.draft_forward(
-            head, state.emitted_BP, self._features(state, own), self.mask_inputs_JM[: rows.N - rows.P],
+            head, state.emitted_BP, cast_features(state, own.features_BPF), self.mask_inputs_JM[: rows.N - rows.P],
             rows.positions_BN, rows.prefix_B, rows.words_BN, rows.take_BK, k_BGSE, v_BGSE, ids_RC, scores_RC,
             id_map_D=self.id_map_D,
             **shared_noise(state, state.temperature_BK.view(-1), state.noise_row_BK.view(-1)),

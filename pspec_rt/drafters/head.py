@@ -18,7 +18,7 @@ class HeadDrafter(FeatureDrafter):
     fc([mask_embedding_j ; mask_feature]), j positions after the anchor, and predicts the token j after the anchor's.
     """
 
-    def token_table(self, target: Target) -> Weight:
+    def token_table(self, target: Target) -> Weight | None:
         return own_or_target_table(self.weights, target, self.dtype)
 
     def mask_inputs(self) -> Tensor:

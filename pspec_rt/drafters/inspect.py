@@ -10,8 +10,10 @@ from .. import hub
 from ..models._json import read_json
 from ..models.config import parse_config
 from ..models.weights import Checkpoint
-from .checkpoint import DEFAULT_K, FEATURE_FAMILIES, recognise
-from .config import LM, FeatureConfig, parse_feature_config
+from .checkpoint import DEFAULT_K, FEATURE_FAMILIES, parse_kind, recognise
+from .config import LM, MEDUSA_HEADS, PARD2, FeatureConfig
+from .medusa_heads import count_heads
+from .published import FILES
 from .weights import D2T
 
 ITEM_BYTES = {"torch.float32": 4, "torch.float16": 2, "torch.bfloat16": 2}
@@ -21,25 +23,28 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
     """Describe a checkpoint folder or hub id.
 
     Returns:
-        path, kind ("parallelspec-eagle", "parallelspec-medusa", "pard", or "causal-lm": a target, or a drafter that
-        drafts token by token), architecture, layers, hidden_size, vocab_size, parameters, bytes, dtypes (of the
-        weights); for what is surely a drafter also k, taps, draft_vocab_size and target, what it was made for (None:
-        any target with its vocabulary).
+        path, kind (of drafters/config.py, or "causal-lm": a target, or a drafter that drafts level by level),
+        architecture, layers, hidden_size, vocab_size, parameters, bytes, dtypes (of the weights); for what is surely a
+        drafter also k, taps, draft_vocab_size and target, what it was made for (None: any target with its vocabulary).
+        Taps that depend on the target are left out.
 
     Raises:
         CheckpointError: as `load_drafter` and `load_target` do, but for what only the weights themselves tell.
     """
     path = hub.resolve(path_or_id)
-    raw, checkpoint = read_json(path / "config.json"), Checkpoint(path)
+    raw, checkpoint = read_json(path / "config.json"), Checkpoint(path, FILES)
     kind, source = recognise(raw, checkpoint), str(path / "config.json")
+    if kind == MEDUSA_HEADS:
+        return {"path": str(path), "kind": kind, **_medusa_entries(checkpoint), **_sizes(checkpoint)}
     if kind in FEATURE_FAMILIES:
-        config = parse_feature_config(raw, source)
+        config = parse_kind(kind, raw, checkpoint, None)
         model, extra = config.layers, _feature_entries(config)
     else:
         model = parse_config(raw, source)
         stated, extra = raw.get("pspec") or {}, {}
         if stated or kind != LM:  # else it is most likely a target
-            extra = {"k": stated.get("k", DEFAULT_K[kind]), "taps": [], "target": raw.get("target")}
+            taps = raw.get("pard2_target_layers", []) if kind == PARD2 else []
+            extra = {"k": stated.get("k", DEFAULT_K[kind]), "taps": taps, "target": raw.get("target")}
     return {
         "path": str(path),
         "kind": "causal-lm" if kind == LM else kind,
@@ -59,6 +64,13 @@ def _feature_entries(config: FeatureConfig) -> dict[str, Any]:
         "draft_vocab_size": config.draft_vocab,
         "target": config.target,
     }
+
+
+def _medusa_entries(checkpoint: Checkpoint) -> dict[str, Any]:
+    heads, blocks = count_heads(checkpoint)
+    V, M = checkpoint.shape(f"0.{blocks}.weight")
+    made_for = {"vocab_size": V, "hidden_size": M}
+    return {"layers": 0, "hidden_size": M, "vocab_size": V, "k": heads, "taps": [-1], "target": made_for}
 
 
 def _sizes(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..errors import ConfigError
 from ..kv_cache import KVCache
 from ..models.config import ModelConfig
 from ..models.target import Target, decoder_pieces
 from ..models.workspace import Rows, Workspace
 from ..quantize import first_rows
 from ..state import DecodeState
-from .base import Drafter, DraftRows
+from .base import Drafter, DraftRows, cast_features
 from .candidates import check_candidates, rank_candidates
 from .checks import check_saveable, check_vocabulary
 from .config import LM, MAX_K, PARD, PARD2
@@ -178,9 +179,8 @@ class FeatureLMDrafter(ParallelLMDrafter):
         self.projection_MF, self.bias_M, self.taps = projection_MF, bias_M, taps
         self.nbytes += projection_MF.nbytes + (0 if bias_M is None else bias_M.nbytes)
 
-    def checkpoint(self) -> None:
-        """Not saved: the projection lies in a file of its own."""
-        return None
+    def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        raise ConfigError("a pard2 drafter cannot be saved: its projection lies in a file of its own")
 
     def allocate(self, state: DecodeState, prefill_rows: int) -> None:
         buffers = self._buffers(state, masks=state.shape.K - 1, prefill_rows=prefill_rows)
@@ -193,9 +193,8 @@ class FeatureLMDrafter(ParallelLMDrafter):
         taken = new(*state.features_BPF.shape) if cast else None
         state.drafter = FeatureLMState(**buffers, features_BNF=new(B, N, F), taken_BPF=taken, last_BF=new(B, F))
 
-    def _take_features(
-        self, own: FeatureLMState, rows: Rows, slot: int, start: int, features_TF: Tensor | None
-    ) -> None:
+    def _take_features(self, own: LMState, rows: Rows, slot: int, start: int, features_TF: Tensor | None) -> None:
+        assert isinstance(own, FeatureLMState)
         assert features_TF is not None, "the target taps what the drafter reads"
         if start == 0:
             own.last_BF[slot].zero_()
@@ -204,8 +203,9 @@ class FeatureLMDrafter(ParallelLMDrafter):
         own.last_BF[slot] = features_TF[-1]
         self._project(before_TF, rows)
 
-    def _add_features(self, state: DecodeState, own: FeatureLMState, rows: Rows) -> None:
-        features_BPF = state.features_BPF if own.taken_BPF is None else own.taken_BPF.copy_(state.features_BPF)
+    def _add_features(self, state: DecodeState, own: LMState, rows: Rows) -> None:
+        assert isinstance(own, FeatureLMState)
+        features_BPF = cast_features(state, own.taken_BPF)
         ops.gather_features(features_BPF.flatten(0, 1), own.rows.source_BN, own.features_BNF)
         self._project(own.features_BNF.flatten(0, 1), rows)
 

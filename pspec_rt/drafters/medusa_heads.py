@@ -17,7 +17,7 @@ from ..models.weights import Checkpoint
 from ..quantize import Int8Weight, Weight, first_rows, quantize
 from ..state import DecodeState
 from ..tree import TreeSpec, medusa_tree
-from .base import Drafter, DraftRows
+from .base import Drafter, DraftRows, cast_features
 from .candidates import check_candidates, shared_noise
 from .checks import VOCAB_PADDING, check_saveable
 from .config import MEDUSA_HEADS
@@ -36,6 +36,7 @@ class MedusaHead:
 class MedusaState:
     rows: DraftRows  # of which only the anchor matters
     x_BM: Tensor  # the anchor's feature, then what a head's blocks make of it
+    features_BPM: Tensor | None  # only where the heads' dtype is not the target's
     feature_BM: Tensor
     inner_BM: Tensor
     ids_BC: Tensor
@@ -94,11 +95,17 @@ class MedusaHeadsDrafter(Drafter):
             return torch.zeros(size, dtype=dtype, device=device)
 
         state.drafter = MedusaState(
-            DraftRows(state, masks=0, shift=-1),
-            *(new(B, M, dtype=self.dtype) for _ in range(2)), new(B, M, dtype=self.dtype),
-            new(B, C, dtype=torch.int32), new(B, C, dtype=torch.float32),
-            new(B, 1, dtype=torch.float32), new(B, 1, dtype=torch.int32), state.noise_row_BK.T.contiguous(),
-        )  # fmt: skip
+            rows=DraftRows(state, masks=0, shift=-1),
+            x_BM=new(B, M, dtype=self.dtype),
+            features_BPM=None if self.dtype == state.dtype else new(B, state.shape.P, M, dtype=self.dtype),
+            feature_BM=new(B, M, dtype=self.dtype),
+            inner_BM=new(B, M, dtype=self.dtype),
+            ids_BC=new(B, C, dtype=torch.int32),
+            scores_BC=new(B, C, dtype=torch.float32),
+            temperature_B1=new(B, 1, dtype=torch.float32),
+            zero_B1=new(B, 1, dtype=torch.int32),
+            noise_row_KB=state.noise_row_BK.T.contiguous(),
+        )
 
     def prefill(
         self, state: DecodeState, slot: int, start: int, ids_T: Tensor, next_ids_T: Tensor, features_TF: Tensor | None
@@ -108,13 +115,9 @@ class MedusaHeadsDrafter(Drafter):
     def draft(self, state: DecodeState) -> None:
         own: MedusaState = state.drafter
         own.rows.fill(state)
-        features_RM, C = state.features_BPF.flatten(0, 1), state.shape.C
-        if self.dtype == state.dtype:
-            ops.gather_features(features_RM, own.rows.take_BK, own.feature_BM[:, None])
-        else:
-            B = state.shape.B
-            anchor = own.rows.take_BK[:, 0].long() + torch.arange(B, device=features_RM.device) * state.shape.P
-            own.feature_BM.copy_(features_RM.index_select(0, anchor))
+        C = state.shape.C
+        features_BPM = cast_features(state, own.features_BPM)
+        ops.gather_features(features_BPM.flatten(0, 1), own.rows.take_BK, own.feature_BM[:, None])
         if state.mode != "greedy":
             ops.gather_features(state.temperature_BK.view(-1, 1), own.zero_B1, own.temperature_B1[:, None])
         for depth, head in enumerate(self.heads[: state.shape.K]):

@@ -43,6 +43,7 @@ class NgramDrafter(Drafter):
         return bool(found_B.any())
 
     def draft(self, state: DecodeState) -> None:
-        best = state.candidate_ids_BKC[:, :, 0], state.candidate_scores_BKC[:, :, 0]
-        sizes = {"max_ngram": self.max_ngram, "min_ngram": self.min_ngram}
-        ops.ngram_draft(state.tokens_BS, state.length_B, *best, **sizes)
+        ops.ngram_draft(
+            state.tokens_BS, state.length_B, state.candidate_ids_BKC[:, :, 0], state.candidate_scores_BKC[:, :, 0],
+            max_ngram=self.max_ngram, min_ngram=self.min_ngram,
+        )  # fmt: skip

@@ -156,13 +156,14 @@ class Rope:
         self.config = rope
         self.device = device
         self._inverse_E = inverse_frequencies(rope, head_dim)
+        self._outgrown: list[tuple[Tensor, Tensor]] = []
         self._build(0)
         self.reserve(positions)
 
     def reserve(self, positions: int) -> None:
         """Make the tables cover positions 0..positions-1.
 
-        They move when they grow, so call it before a round runs.
+        They move when they grow, so call it before a round runs; rounds captured earlier go on reading the old ones.
 
         Raises:
             ConfigError: this kind of RoPE cannot serve so many positions.
@@ -174,6 +175,7 @@ class Rope:
                 f"only up to the model's original length of {limit}: lower max_length"
             )
         if positions > self.cos_SE.shape[0]:
+            self._outgrown.append((self.cos_SE, self.sin_SE))
             self._build(positions)
 
     def _build(self, positions: int) -> None:

@@ -4,6 +4,7 @@ from ._dispatch import choose_backends
 from .accept import accept
 from .add_rms_norm import add_rms_norm
 from .build_tree import build_tree
+from .cast import cast
 from .compact_kv import compact_kv
 from .draft_forward import draft_forward
 from .draft_inputs import draft_inputs
@@ -28,6 +29,7 @@ __all__ = [
     "accept",
     "add_rms_norm",
     "build_tree",
+    "cast",
     "choose_backends",
     "compact_kv",
     "draft_forward",

@@ -11,23 +11,8 @@ from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
 MAX_ROWS = 64  # one bit each in a word
 
 
-def _cpu(
-    emitted_BP: Tensor,
-    count_B: Tensor,
-    length_B: Tensor,
-    ids_BN: Tensor,
-    positions_BN: Tensor,
-    prefix_B: Tensor,
-    words_BN: Tensor,
-    take_BT: Tensor,
-    source_BN: Tensor,
-    *,
-    shift: int,
-    mask_id: int,
-    vocab: int,
-) -> None:
-    tensors = (emitted_BP, count_B, length_B, ids_BN, positions_BN, prefix_B, words_BN, take_BT, source_BN)
-    (B, P), N = emitted_BP.shape, ids_BN.shape[1]
+def _cpu(*tensors: Tensor, shift: int, mask_id: int, vocab: int) -> None:
+    (B, P), N = tensors[0].shape, tensors[3].shape[1]
     native.draft_rows(*map(ptr, tensors), B, P, N, shift, mask_id, vocab)
 
 

@@ -11,30 +11,9 @@ from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
 MAX_ROWS = 64  # one bit each in a word
 
 
-def _cpu(
-    ids_RC: Tensor,
-    scores_RC: Tensor,
-    length_B: Tensor,
-    words_BW: Tensor,
-    pool_ids_BGC: Tensor,
-    pool_scores_BGC: Tensor,
-    origin_BG: Tensor,
-    next_ids_BX: Tensor,
-    next_positions_BX: Tensor,
-    next_words_BX: Tensor,
-    next_parent_BX: Tensor,
-    prefix_B: Tensor,
-    append_B: Tensor,
-    *,
-    level: int,
-    first: int,
-    shift: int,
-    picks_X: Tensor | None,
-) -> None:
-    (B, G, C), W, X = pool_ids_BGC.shape, words_BW.shape[1], next_ids_BX.shape[1]
-    state = (ids_RC, scores_RC, length_B, words_BW, pool_ids_BGC, pool_scores_BGC, origin_BG)
-    rows = (next_ids_BX, next_positions_BX, next_words_BX, next_parent_BX, prefix_B, append_B)
-    native.grow_tree(*map(ptr, (*state, *rows)), ptr(picks_X), B, G, C, W, X, level, first, shift)
+def _cpu(*tensors: Tensor, level: int, first: int, shift: int, picks_X: Tensor | None) -> None:
+    (B, G, C), W, X = tensors[4].shape, tensors[3].shape[1], tensors[7].shape[1]
+    native.grow_tree(*map(ptr, tensors), ptr(picks_X), B, G, C, W, X, level, first, shift)
 
 
 _op = Op("grow_tree", ref=_ref, cpu=_cpu)

@@ -11,27 +11,9 @@ from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
 MAX_NODES = 64  # one bit per node in an ancestor word
 
 
-def _cpu(
-    pool_ids_BGC: Tensor,
-    pool_scores_BGC: Tensor,
-    origin_BG: Tensor,
-    bonus_B: Tensor,
-    length_B: Tensor,
-    ids_BN: Tensor,
-    parent_BN: Tensor,
-    depth_BN: Tensor,
-    words_BN: Tensor,
-    positions_BN: Tensor,
-    prefix_B: Tensor,
-    noise_row_BN: Tensor,
-    *,
-    noise_stride: int,
-    picks_N: Tensor | None,
-) -> None:
-    (B, G, C), N = pool_ids_BGC.shape, ids_BN.shape[1]
-    tensors = (pool_ids_BGC, pool_scores_BGC, origin_BG, bonus_B, length_B)
-    tree = (ids_BN, parent_BN, depth_BN, words_BN, positions_BN, prefix_B, noise_row_BN)
-    native.prune_tree(*map(ptr, (*tensors, *tree)), ptr(picks_N), B, G, C, N, noise_stride)
+def _cpu(*tensors: Tensor, noise_stride: int, picks_N: Tensor | None) -> None:
+    (B, G, C), N = tensors[0].shape, tensors[5].shape[1]
+    native.prune_tree(*map(ptr, tensors), ptr(picks_N), B, G, C, N, noise_stride)
 
 
 _op = Op("prune_tree", ref=_ref, cpu=_cpu)

@@ -39,7 +39,7 @@ class TrainConfig:
         steps, minutes: the end, whichever comes first; one of them must be given.
         batch, micro: anchors per optimiser step, and at most in one pass (gradients are accumulated).
         lr, input_lr: peak learning rate, and its factor for the matrices that read the target's features.
-        warm_up, floor: share of the run until the peak; the rate's factor at the end of the cosine.
+        warm_up, floor: steps until the peak; the rate's factor at the end of the cosine.
         keep, least: conditional drop-token: depth d keeps the share max(keep**d, least) of the groups.
         prompts: learn prompt tokens too, not only the answer's.
         hard: weight of cross-entropy; the rest is KL to the target's best tokens.
@@ -50,11 +50,11 @@ class TrainConfig:
 
     steps: int | None = None
     minutes: float | None = None
-    batch: int = 4096
+    batch: int = 2048
     micro: int = 1024
-    lr: float = 1.5e-3
-    input_lr: float = 0.1
-    warm_up: float = 0.03
+    lr: float = 1e-3
+    input_lr: float = 0.05
+    warm_up: int = 60
     floor: float = 0.02
     weight_decay: float = 0.01
     clip: float = 1.0
@@ -69,11 +69,11 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps is None and self.minutes is None:
             raise ConfigError("give the end of training: a number of steps or of minutes")
-        for name in ("steps", "minutes", "batch", "micro", "lr", "input_lr", "eval_every"):
+        for name in ("steps", "minutes", "batch", "micro", "lr", "input_lr", "warm_up", "eval_every"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name}={value}: expected a number above 0")
-        for name in ("warm_up", "floor", "keep", "least", "hard", "depth_decay"):
+        for name in ("floor", "keep", "least", "hard", "depth_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a number from 0 to 1")
 
@@ -108,6 +108,11 @@ class Progress:
 Report = Callable[[dict[str, Any]], None]  # told of every row of the log
 
 
+def _parallel(trainee: Trainee) -> nn.Module:
+    """One copy in every process; a batch may leave out a depth, and with it parameters."""
+    return DistributedDataParallel(trainee, find_unused_parameters=True)
+
+
 class Training:
     """One run, in the folder `out`: the drafter (saved at every evaluation), the log and the state to resume from.
 
@@ -125,7 +130,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=(0.9, 0.95), fused=True)
         self.progress = Progress()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        self._model: nn.Module = DistributedDataParallel(trainee) if self.world > 1 else trainee
+        self._model: nn.Module = _parallel(trainee) if self.world > 1 else trainee
         self._saved_step: int | None = None
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
@@ -174,17 +179,16 @@ class Training:
             return self.progress.step % every == 0
         return seconds > 300
 
-    def rate(self, share: float) -> float:
-        """Factor of the learning rate: linear warm-up, then a cosine down to `floor`."""
-        warm, floor = self.config.warm_up, self.config.floor
-        if share < warm:
-            return max(share / warm, 0.01)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (share - warm) / max(1 - warm, 1e-9)))
+    def rate(self, step: int, share: float) -> float:
+        """Factor of the learning rate: linear warm-up of the first steps, times a cosine over the run to `floor`."""
+        floor = self.config.floor
+        cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
+        return min(1.0, (step + 1) / self.config.warm_up) * cosine
 
     def _step(self) -> dict[str, Any]:
         """One optimiser step; returns its row of the log."""
         config, progress = self.config, self.progress
-        factor = self.rate(self._share())
+        factor = self.rate(progress.step, self._share())
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * group["rate"] * factor
         begin, parts_KL = time.perf_counter(), torch.zeros(len(self.depth_weights), 2)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from .. import env
 from ..models.target import DTYPE_NAMES, Target
 from ..tokenizer import Tokenizer
 from .data import load_texts, split
@@ -64,6 +67,11 @@ def train(
     Raises:
         TrainError, ConfigError, DrafterMismatchError: see the parts.
     """
+    with _processes(target.device):
+        return _train(job, target, advance, report)
+
+
+def _train(job: Job, target: Target, advance: Callable[[int, int], None], report: Report) -> Acceptance:
     _check_source(job, target)
     found = load_texts(job.data, target.config.vocab_size, job.max_length, lambda: Tokenizer(target.path))
     texts = found.texts[: job.limit]
@@ -78,7 +86,8 @@ def train(
         done += tokens
         advance(done, total)
 
-    features = features_of(target, job.recipe.read_taps(target), texts, job.cache, tell)
+    with _first_process_first():  # it writes the cache, the others find it
+        features = features_of(target, job.recipe.read_taps(target), texts, job.cache, tell)
     advance(total, total)
     material = Material(texts, features, train_part, held)
     with disk_errors(job.out, "Choose another --out"):
@@ -86,12 +95,40 @@ def train(
     training = Training(module, material, job.config, job.out, report)
     if not training.resume():
         facts |= start_fitted(job.recipe, module, target, texts, features, train_part)
+        if training.world > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
         if training.rank == 0:
             _write_job(job, facts, target, skipped=dict(found.skipped), tokens=total)
     acceptance = training.run()
     if training.rank == 0 and plot_available():
         plot_log(job.out / LOG, job.out / "training.png")
     return acceptance
+
+
+@contextmanager
+def _processes(device: torch.device) -> Iterator[None]:
+    """Under torchrun, the group of its processes."""
+    if env.local_rank() is None:
+        yield
+        return
+    # Reading features may take one process hours, while the others wait.
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=12))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _first_process_first() -> Iterator[None]:
+    """The body runs in the first process, then in the others."""
+    together = dist.is_initialized()
+    if together and dist.get_rank() > 0:
+        dist.barrier()
+    yield
+    if together and dist.get_rank() == 0:
+        dist.barrier()
 
 
 def _check_source(job: Job, target: Target) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pspec_rt import ops
 from pspec_rt.ops._dispatch import REGISTRY
+from pspec_rt.ref.draft_forward import DraftHead
 
 B, N, K, P, C, S, M, H, G, E, V, F, Q, T = 2, 5, 3, 4, 2, 16, 8, 4, 2, 6, 11, 8, 10, 2
 R = B * N
@@ -37,6 +38,14 @@ def filters() -> dict[str, Tensor]:
 
 def top() -> dict[str, Tensor]:
     return {"out_logprob_R": f32(R), "out_top_ids_RT": i32(R, T), "out_top_logprobs_RT": f32(R, T)}
+
+
+def head() -> DraftHead:
+    X, I = (H + 2 * G) * E, 10
+    return DraftHead(
+        f32(M, M + F), None, f32(V, M), f32(M), f32(X, M), f32(M, H * E), f32(M), f32(2 * I, M), f32(M, I), f32(M),
+        f32(V, M), f32(S, E // 2), f32(S, E // 2), eps=1e-6,
+    )  # fmt: skip
 
 
 def nodes() -> list[Tensor]:
@@ -96,7 +105,14 @@ CALLS: dict[str, list[Callable[[], None]]] = {
         )
         for picks_N in (None, i32(N))
     ],
+    "cast": [lambda: ops.cast(f32(R, M), f32(R, M).bfloat16())],
     "silu_add": [lambda: ops.silu_add(f32(R, M), f32(R, M))],
+    "draft_forward": [
+        lambda: ops.draft_forward(
+            head(), i32(B, P), f32(B, P, F), f32(2, M), i32(B, P + 2), i32(B), i64(B, P + 2), i32(B, K), f32(*CACHE),
+            f32(*CACHE), i32(B * K, C), f32(B * K, C),
+        )
+    ],
     "gather_features": [lambda: ops.gather_features(f32(R, F), i32(B, P), f32(B, P, F))],
     "store_tap": [lambda: ops.store_tap(f32(R, M), f32(R, 2 * M), M)],
     "move_rows": [lambda: ops.move_rows([f32(9, M), f32(9, M)], i64(2), i32(B, P), i32(B, P))],

@@ -101,11 +101,11 @@ def test_a_pass_is_recorded_and_survives_longer_engines(monkeypatch: pytest.Monk
     """A second engine grows the RoPE tables that the first one's graph points into: the first must record anew."""
     assert all_native(("linear", "rope_append"), "cpu")
     target, params = tiny_target("Qwen3ForCausalLM", dtype="fp32"), [SamplingParams(12, ignore_eos=True)]
-    first = Engine(target, max_length=40, prefill_chunk=16)
+    first = Engine(target, max_length=40, prefill_chunk=16, loop="eager")
     text = run(first, [[5, 6, 7]], params)
     rows = first.state.work.rows(1)
     assert len(rows.graphs._graphs) == 1
-    longer = Engine(target, max_length=400, prefill_chunk=16)
+    longer = Engine(target, max_length=400, prefill_chunk=16, loop="eager")
     assert run(longer, [[5, 6, 7]], params) == text == run(first, [[5, 6, 7]], params)
     assert len(rows.graphs._graphs) == 2
     monkeypatch.setattr(LaunchGraphs, "run", lambda graphs, key, launches: launches())

@@ -82,7 +82,7 @@ def test_training_rows_are_the_rows_of_inference(family: str, options: dict[str,
     module.save(tmp_path)
     text = texts(1, seed=7)[0].ids
     prompts = [list(text[:length]) for length in range(2, 14)]
-    drafts, made = drafts_of_the_engine(tmp_path, k, prompts, rounds=6)
+    drafts, made = drafts_of_the_engine(tmp_path, k, prompts, rounds=9)
     assert check(module, drafts, made) > 3 * k * len(prompts)
 
 
@@ -91,3 +91,23 @@ def test_fewer_depths_than_trained(tmp_path: Path) -> None:
     module.save(tmp_path)
     drafts, made = drafts_of_the_engine(tmp_path, 2, [list(texts(1)[0].ids[:9])], rounds=4)
     assert check(module, drafts, made) > 4
+
+
+def test_an_eagle_head_drafts_what_its_rows_predict(tmp_path: Path) -> None:
+    """Its first depth; the others feed on its own states."""
+    module = drafter("eagle", draft_vocab=90)
+    module.save(tmp_path)
+    engine = Engine(target(), load_drafter(tmp_path, target()), k=1, tree=TreeSpec.chain(1), prefill_chunk=8)
+    engine.add(list(texts(1)[0].ids[:9]), SamplingParams(max_new_tokens=64, ignore_eos=True))
+    state, drafted = engine.state, {}
+    for _ in range(12):
+        engine.step()
+        drafted[int(state.length_B[0] - state.count_B[0])] = int(state.ids_BN[0, 1])
+    made = Text("", "", tuple(state.tokens_BS[0, : state.length_B[0]].tolist()), 1)
+    batch = batch_of(module, [made])
+    with torch.no_grad():
+        best_R = (module.hidden(batch) @ module.head().T).argmax(-1)
+    assert module.draft_ids_D is not None
+    for length, token in drafted.items():
+        if length < len(made.ids):
+            assert token == module.draft_ids_D[best_R[length - module.rule.lead]]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,9 @@ from pspec_rt.train.loop import LOG, STATE, Material, TrainConfig, Training
 from pspec_rt.train.plot import plot_available, plot_log, read_log
 from pspec_rt.tree import TreeSpec
 from tests.tiny import tiny_checkpoint
-from tests.train.setups import FEATURE, LANGUAGE, drafter, target, texts, write_data
+from tests.train.setups import BASELINES, FEATURE, LANGUAGE, drafter, target, texts, write_data
 
-CONFIG = TrainConfig(steps=6, batch=160, micro=80, lr=5e-3, keep=0.6, least=0.1, eval_every=100)
+CONFIG = TrainConfig(steps=6, batch=160, micro=80, lr=5e-3, keep=0.6, least=0.1, eval_every=100, warm_up=3)
 
 
 def material(taps: tuple[int, ...]) -> Material:
@@ -44,7 +46,7 @@ def weights(run: Training) -> dict[str, torch.Tensor]:
     return run.trainee.state_dict()
 
 
-@pytest.mark.parametrize("family", FEATURE + LANGUAGE)
+@pytest.mark.parametrize("family", FEATURE + LANGUAGE + BASELINES)
 def test_every_family_learns_a_few_texts(family: str, tmp_path: Path) -> None:
     run = training(tmp_path, replace(CONFIG, steps=40, keep=1.0, hard=0.5), family)
     run.run()
@@ -79,13 +81,13 @@ def test_accumulated_passes_are_one_batch(tmp_path: Path) -> None:
 
 
 def test_the_rate_warms_up_and_falls(tmp_path: Path) -> None:
-    run = training(tmp_path, replace(CONFIG, steps=100, warm_up=0.1, floor=0.05))
-    rates = [run.rate(step / 100) for step in range(101)]
-    assert rates[5] == pytest.approx(0.5) and rates[10] == pytest.approx(1.0) and rates[100] == pytest.approx(0.05)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+    run = training(tmp_path, replace(CONFIG, steps=100, warm_up=10, floor=0.05))
+    rates = [run.rate(step, step / 100) for step in range(101)]
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[0] < 0.11 and rates[10] > 0.95 and rates[100] == pytest.approx(0.05)
     run._step()
     by_rate = {group["rate"]: group["lr"] for group in run.optimizer.param_groups}
-    assert by_rate[0.1] == pytest.approx(0.1 * by_rate[1.0])
+    assert by_rate[CONFIG.input_lr] == pytest.approx(CONFIG.input_lr * by_rate[1.0])
 
 
 def test_a_nan_loss_stops_and_keeps_the_last_drafter(tmp_path: Path) -> None:
@@ -160,14 +162,15 @@ def test_log_and_picture(tmp_path: Path) -> None:
 def command(tmp_path: Path, *more: str) -> list[str]:
     data = write_data(tmp_path / "data.jsonl", texts(12))
     return [
-        "train", "--target", str(tiny_checkpoint()), "--data", str(data), "--out", str(tmp_path / "out"), "--device", "cpu",
+        "train", "--target", str(tiny_checkpoint()), "--data", str(data), "--out", str(tmp_path / "out"),
+        "--device", "cpu",
         "--draft-vocab", "64", "--batch", "128", "--micro", "64", *more,
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FEATURE + LANGUAGE)
+@pytest.mark.parametrize("family", FEATURE + LANGUAGE + BASELINES)
 def test_the_command_makes_a_drafter_that_changes_no_text(family: str, tmp_path: Path, capsys: Any) -> None:
-    layers = () if family in FEATURE else ("--layers", "2")
+    layers = ("--layers", "2") if family in LANGUAGE else ()
     assert main(command(tmp_path, "--family", family, "--steps", "3", *layers)) == 0
     assert "tokens per round" in capsys.readouterr().out
     fast = Generator(load_target(tiny_checkpoint()), str(tmp_path / "out"))
@@ -204,3 +207,14 @@ def test_the_command_explains_what_is_wrong(
     assert main(command(tmp_path, *options)) == (2 if message else 0)
     if message:
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_two_processes_train_one_drafter(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    more = ("--steps", "3", "--eval-every", "2")
+    subprocess.run([*launch, "-m", "pspec_rt.cli", *command(tmp_path, *more)], check=True, timeout=240)
+    steps, evals = read_log(tmp_path / "out" / LOG)
+    assert [row["step"] for row in steps] == [1, 2, 3] and [row["step"] for row in evals] == [0, 2, 3]
+    assert json.loads((tmp_path / "out" / "job.json").read_text())["processes"] == 2
+    assert load_drafter(tmp_path / "out", target()).kind == "parallelspec-eagle"

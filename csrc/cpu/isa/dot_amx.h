@@ -225,7 +225,7 @@ static void dot_half(const uint16_t* x, int64_t R, const uint16_t* w, int64_t O,
       finished.store();
       finished = {sums[turn], R - r, width, out + r * out_stride + o, out_stride};
     }
-    if (r == R) continue;
+    if (r >= R) continue;
     for (int64_t half = 0; half < width; half += kTileRows, turn ^= 1) {
       dot_1x1(rows + half * I, width - half, I, x + r / kTileRows * block, kTileRows, r == 0 ? stream : nullptr,
               sums[turn][0][0]);
