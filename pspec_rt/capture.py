@@ -6,6 +6,7 @@ import traceback
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .errors import CaptureError
-from .ops._dispatch import native
+from .ops._dispatch import cuda_stream, native
 from .ops._graph import LaunchGraph
 from .ring import Ring
 
@@ -28,13 +29,21 @@ class Captured(ABC):
     def replay(self) -> None:
         """Run the round once."""
 
+    def prepare_bursts(self) -> None:
+        """Make what bursts need besides; CaptureError if it cannot be had. Else the first burst does."""
+        return None
+
     @abstractmethod
     def burst(self, ring: Ring) -> None:
         """Run it at least once, then for as long as the round itself says so in the ring's control words."""
 
 
-def capture(launches: Callable[[], object], device: torch.device) -> Captured:
+def capture(launches: Callable[[], object], device: torch.device, pool: Any = None) -> Captured:
     """Record what `launches` launches; nothing of it runs.
+
+    Args:
+        device: on a GPU, the current one.
+        pool: from `torch.cuda.graph_pool_handle`, of the memory that rounds share which never run at the same time.
 
     Raises:
         CaptureError: something in it cannot be captured; the message names the op.
@@ -43,12 +52,15 @@ def capture(launches: Callable[[], object], device: torch.device) -> Captured:
     watch = _Watch(refuse=not on_gpu)
     try:
         with watch:
-            return _CudaGraph(launches) if on_gpu else _NativeGraph(launches)
+            return _CudaGraph(launches, pool) if on_gpu else _NativeGraph(launches)
     except CaptureError:
         raise
     except Exception as error:
-        op = _innermost(error, "ops") or watch.last or "unknown"
-        raise CaptureError(f"the round cannot be captured: op {op}: {error}") from error
+        # The end of a capture that failed raises once more, saying only that it failed.
+        chain = (error, error.__context__)
+        first = next((e for e in chain if e is not None and _innermost(e, "ops")), error)
+        op = _innermost(first, "ops") or watch.last or "unknown"
+        raise CaptureError(f"the round cannot be captured: op {op}: {first}") from error
 
 
 class _NativeGraph(Captured):
@@ -67,13 +79,13 @@ class _NativeGraph(Captured):
 class _CudaGraph(Captured):
     """A CUDA graph; for bursts a second graph, whose one conditional node loops over a copy of the first."""
 
-    _pool: Any = None  # of memory, shared: captured rounds never run at the same time
-
-    def __init__(self, launches: Callable[[], object]) -> None:
-        if _CudaGraph._pool is None:
-            _CudaGraph._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, launches: Callable[[], object], pool: Any) -> None:
         self._graph = torch.cuda.CUDAGraph(keep_graph=True)
-        with torch.cuda.graph(self._graph, pool=_CudaGraph._pool, capture_error_mode="relaxed"):
+        # torch's own stream for captures is that of one GPU; and after a failed capture only the outer of these two
+        # contexts goes back to the stream that was current.
+        stream = _capture_stream(torch.cuda.current_device())
+        recording = torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="relaxed")
+        with torch.cuda.stream(stream), recording:
             launches()
         self._graph.instantiate()
         self._while: int | None = None
@@ -81,12 +93,23 @@ class _CudaGraph(Captured):
     def replay(self) -> None:
         self._graph.replay()
 
-    def burst(self, ring: Ring) -> None:
-        stream = torch.cuda.current_stream().cuda_stream
-        if self._while is None:
+    def prepare_bursts(self) -> None:
+        if self._while is not None:
+            return
+        try:
             self._while = native.cuda_while_create(self._graph.raw_cuda_graph())
-            weakref.finalize(self, native.cuda_while_destroy, self._while)
-        native.cuda_while_launch(self._while, ring.control_C.data_ptr(), stream)
+        except RuntimeError as error:
+            raise CaptureError(f"no WHILE graph of the round can be made: {error}; use loop='run_ahead'") from error
+        weakref.finalize(self, native.cuda_while_destroy, self._while)
+
+    def burst(self, ring: Ring) -> None:
+        self.prepare_bursts()
+        native.cuda_while_launch(self._while, ring.control_C.data_ptr(), cuda_stream())
+
+
+@cache
+def _capture_stream(gpu: int) -> Any:
+    return torch.cuda.Stream(gpu)
 
 
 class _Watch(TorchDispatchMode):

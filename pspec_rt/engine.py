@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,13 +23,11 @@ from .models.workspace import Workspace
 from .ops import choose_backends
 from .prefill import prefill
 from .result import Stats, TokenLogprob
-from .ring import Ring, RoundRecord
+from .rounds import Rounds
 from .sampling import MAX_STOP_IDS, MODES, SamplingParams, as_int64
 from .scratch import Scratch, scratch_of
 from .simulate import SimulatedAcceptance
 from .state import FINISH_REASON, IDLE, RUNNING, DecodeState, RoundShape
-from .step import decode_round
-from .timing import PhaseTimer
 from .tree import MAX_NODES, TreeSpec, parse_tree
 
 log = logging.getLogger("pspec_rt")
@@ -50,6 +49,15 @@ class _Request:
     stats: Stats
     prefill: Iterator[int] | None  # None once the prompt is in
     running: bool = False  # from then on, until a result says that it finished
+
+
+class _Round(NamedTuple):
+    """A round whose results are there, and whose they are."""
+
+    result: Result
+    loop: Loop
+    state: DecodeState
+    running: dict[int, _Request]  # by slot
 
 
 @dataclass
@@ -117,15 +125,15 @@ class Engine:
             self.drafter.allocate(self.state, chunk)
         if self.simulate_acceptance is not None:
             self.state.simulate = SimulatedAcceptance(self.state, self.simulate_acceptance)
-        self._plain_state = self.state if self.drafter is None else self.state.plain_twin()
+        self._rounds = Rounds(self.state, self.decoder, self.drafter)
         self._requests: list[_Request | None] = [None] * self.max_batch
-        self._pending: list[StepOutput] = []  # results that came while a slot was started
-        self._timer = PhaseTimer(device)
+        self._done: deque[_Round] = deque()  # several, if rounds were in flight when a slot was started
         self._watch = AcceptanceWatch(self.drafter, tree.k)
         self._scratch = Scratch()  # its own: another engine may run on another stream
         with torch.inference_mode(), _current(device), scratch_of(self._scratch):
+            key, rounds = RoundKey(self.drafter is not None, "greedy"), self._rounds
             self._eager, self._loop, self.loop_note = choose_loop(
-                self.loop, self._launch, self._read, RoundKey(self.drafter is not None, "greedy"), self.state.path_BP
+                self.loop, rounds.launch, rounds.read, key, self.state.path_BP
             )
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -166,7 +174,7 @@ class Engine:
         if not self.free_slots:
             raise RequestError(f"all {self.max_batch} slots are busy: release one or raise max_batch")
         slot, s = self.free_slots[0], self.state
-        for state in self._states:
+        for state in self._rounds.states:
             state.reserve(params.mode)
         self._write_slot(slot, prompt_ids, params)
         job = prefill(s, self.decoder, self.drafter, slot, prompt_ids, self.prefill_chunk)
@@ -182,7 +190,6 @@ class Engine:
         if request is None:
             raise RequestError(f"slot {slot} holds no request")
         self._requests[slot] = None
-        self._pending = [output for output in self._pending if output.slot != slot]
         if request.running:
             self._loop.cancel(slot)
         self.state.finished_B[slot] = IDLE
@@ -200,7 +207,7 @@ class Engine:
         s.stop_ids_BQ[slot] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)), dtype=torch.int32)
         s.limit_B[slot] = length + params.max_new_tokens
         s.seed_B[slot] = as_int64(params.seed)
-        for state in self._states:
+        for state in self._rounds.states:
             state.temperature_BN[slot], state.temperature_BK[slot] = params.temperature, params.temperature
             state.top_k_BN[slot], state.top_p_BN[slot], state.min_p_BN[slot] = params.top_k, params.top_p, params.min_p
         s.tokens_BS[slot] = -1
@@ -217,10 +224,9 @@ class Engine:
         """
         with _current(self.target.device), scratch_of(self._scratch):
             self._take_in_prompts()
-            if not self._pending and self._running_slots:
+            if not self._done and self._running_slots:
                 self._next_round()
-            outputs, self._pending = self._pending, []
-            return outputs
+            return self._outputs(self._done.popleft()) if self._done else []
 
     @property
     def _running_slots(self) -> list[int]:
@@ -244,34 +250,18 @@ class Engine:
         drafting = self.drafter is not None and (not loop.in_step or self.drafter.offers(self.state))
         mode = max((p.mode for p in params), key=MODES.index)
         key = RoundKey(drafting, mode)
-        self._collect(loop.next(key), loop, self._state_of(key))
+        self._note(loop.next(key), loop, self._rounds.state_of(key))
 
     def _drain(self) -> None:
         """Wait for all rounds in flight."""
         for result in self._loop.drain():
-            self._collect(result, self._loop, self.state)
+            self._note(result, self._loop, self.state)
 
-    def _launch(self, key: RoundKey, ring: Ring | None) -> None:
-        """Launch one round."""
-        state = self._state_of(key)
-        state.mode = key.mode
-        timed = ring is None or self.target.device.type == "cpu"
-        if timed:
-            self._timer.start()
-        mark = self._timer.mark if timed else _no_mark
-        decode_round(state, self.decoder, self.drafter if key.drafting else None, mark, ring)
-
-    def _state_of(self, key: RoundKey) -> DecodeState:
-        return self.state if key.drafting else self._plain_state
-
-    def _read(self, key: RoundKey) -> RoundRecord:
-        """Results of an eager round, read back from the state: here the host waits for the device."""
-        s = self._state_of(key)
-        drafted = ((s.ids_BN >= 0).sum(dim=1) - 1).tolist()
-        finished = s.finished_B.tolist()
-        return RoundRecord(
-            0, 0, finished.count(RUNNING), s.count_B.tolist(), drafted, finished, s.emitted_BP.tolist(),
-        )  # fmt: skip
+    def _note(self, result: Result, loop: Loop, state: DecodeState) -> None:
+        """A round is done; nobody who starts later has a part in it."""
+        running = {slot: self._running(slot) for slot in self._running_slots}
+        if running:
+            self._done.append(_Round(result, loop, state, running))
 
     def _running(self, slot: int) -> _Request:
         request = self._requests[slot]
@@ -280,6 +270,7 @@ class Engine:
 
     def _take_in(self, slot: int, request: _Request, all_chunks: bool) -> None:
         """Prefill one chunk of a prompt, or all that is left; a slot whose prompt is in starts running."""
+        _wait_for_gpu(self.target.device)  # for the rounds in flight: the prompt's time is its own
         start = time.perf_counter()
         assert request.prefill is not None
         chunks_left = next(request.prefill)
@@ -287,8 +278,7 @@ class Engine:
             chunks_left = next(request.prefill)
         if not chunks_left:
             self._start_slot(slot, request)
-        if self.target.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # for an honest time; the step waits for the prompt anyhow
+        _wait_for_gpu(self.target.device)  # the step does anyhow
         request.stats.prefill_s += time.perf_counter() - start
 
     def _start_slot(self, slot: int, request: _Request) -> None:
@@ -302,12 +292,13 @@ class Engine:
         s.count_B[slot], s.emitted_BP[slot, 0] = 1, newest
         s.finished_B[slot] = RUNNING
 
-    def _collect(self, result: Result, loop: Loop, state: DecodeState) -> None:
-        """Add a round's outputs of the running slots to the pending ones."""
-        record, running = result.record, self._running_slots
-        times = self._timer.seconds() if loop.in_step else {"loop": result.seconds}
-        for slot in running:
-            request, code = self._running(slot), record.finished[slot]
+    def _outputs(self, done: _Round) -> list[StepOutput]:
+        """Outputs of a round, added to the statistics, of the slots that neither ended nor were released before it."""
+        record, outputs = done.result.record, []
+        times = self._rounds.timer.seconds() if done.loop.in_step else {"loop": done.result.seconds}
+        running = {b: r for b, r in done.running.items() if r.running and r is self._requests[b]}
+        for slot, request in running.items():
+            code = record.finished[slot]
             ids, reason = record.emitted[slot][: record.count[slot]], FINISH_REASON.get(code)
             if reason == "error":
                 log.error("slot %d: the target's logits are NaN after %s; try dtype fp32", slot, request.stats)
@@ -324,13 +315,9 @@ class Engine:
                 stats.accepted_per_position[position] += 1
             for phase, seconds in times.items():
                 setattr(stats, f"{phase}_s", getattr(stats, f"{phase}_s") + seconds / len(running))
-            logprobs = _logprobs(state, slot, count, request.params.logprobs)
-            self._pending.append(StepOutput(slot, ids, reason, logprobs))
-
-    @property
-    def _states(self) -> tuple[DecodeState, ...]:
-        """The states rounds run on: with the tree, and plain."""
-        return (self.state,) if self._plain_state is self.state else (self.state, self._plain_state)
+            logprobs = _logprobs(done.state, slot, count, request.params.logprobs)
+            outputs.append(StepOutput(slot, ids, reason, logprobs))
+        return outputs
 
 
 def _logprobs(s: DecodeState, slot: int, count: int, top: int | None) -> list[TokenLogprob] | None:
@@ -343,13 +330,14 @@ def _logprobs(s: DecodeState, slot: int, count: int, top: int | None) -> list[To
     return [TokenLogprob(c, dict(zip(i, v, strict=True))) for c, i, v in zip(chosen, ids, values, strict=True)]
 
 
-def _no_mark(phase: str) -> None:
-    """Nothing is timed."""
-
-
 def _current(device: torch.device) -> AbstractContextManager[Any]:
     """Makes a GPU the one that kernels are launched on: Triton asks the process, not the tensors."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _wait_for_gpu(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.current_stream().synchronize()
 
 
 def check_length(max_length: int, model_limit: int) -> None:

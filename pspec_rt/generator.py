@@ -215,11 +215,12 @@ class Generator:
         try:
             while waiting or running:
                 while waiting and engine.free_slots:
-                    sequence = waiting.popleft()
+                    sequence = waiting[0]  # it leaves the queue once it is safe: an interrupt may come any time
+                    if sequence.params.max_new_tokens > 0:
+                        running[engine.add(sequence.prompt_ids, sequence.params)] = sequence
+                    waiting.popleft()
                     if sequence.params.max_new_tokens == 0:
                         yield _last_chunk(sequence, "length", Stats(prompt_tokens=len(sequence.prompt_ids)))
-                    else:
-                        running[engine.add(sequence.prompt_ids, sequence.params)] = sequence
                 for output in engine.step():
                     sequence = running[output.slot]
                     reason = _take_in(sequence, output)
@@ -230,7 +231,8 @@ class Generator:
                         yield _chunk(sequence)
         except KeyboardInterrupt:
             log.warning("interrupted: returning what was generated")
-            for slot, sequence in [*running.items(), *((None, sequence) for sequence in waiting)]:
+            not_started = [(None, s) for s in waiting if all(s is not other for other in running.values())]
+            for slot, sequence in [*running.items(), *not_started]:
                 sequence.text.finish()
                 stats = Stats(prompt_tokens=len(sequence.prompt_ids)) if slot is None else engine.release(slot)
                 running.pop(slot, None)  # type: ignore[arg-type]

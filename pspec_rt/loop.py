@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -97,12 +99,21 @@ class _Captured(Loop):
 
     def __init__(self, launch: Launch, ring: Ring, device: torch.device) -> None:
         self._launch, self._ring, self._on_gpu, self._device = launch, ring, device.type == "cuda", device
+        self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
+        if self._on_gpu:
+            weakref.finalize(self, _outlive_rounds, ring)
         self._rounds: dict[RoundKey, Captured] = {}
         self._warm: set[RoundKey] = set()
         self._launched_s: float | None = (
             None  # host clock at a launch with nothing in flight, until its result is taken
         )
         self._clock_ns = 0  # device clock of the result taken last
+
+    def drain(self) -> list[Result]:
+        """By what the ring holds: rounds that an interrupt left uncounted are taken, too."""
+        if self._on_gpu:
+            torch.cuda.current_stream().synchronize()
+        return [self._take() for _ in range(self._ring.unread)]
 
     def cancel(self, slot: int) -> None:
         self._ring.cancel(slot)
@@ -117,15 +128,17 @@ class _Captured(Loop):
             if self._on_gpu and key not in self._warm:
                 self._warm.add(key)
                 return None
-            self._rounds[key] = capture(lambda: self._launch(key, self._ring), self._device)
+            self._rounds[key] = capture(lambda: self._launch(key, self._ring), self._device, self._pool)
         return self._rounds[key]
 
-    def prepare(self, key: RoundKey) -> None:
+    def prepare(self, key: RoundKey) -> Captured:
         """Capture the round of a key while every slot is idle."""
         if self._on_gpu:
             self._launch(key, None)
             self._warm.add(key)
-        self._captured(key)
+        captured = self._captured(key)
+        assert captured is not None, "it is warm"
+        return captured
 
     def _note_launch(self, idle: bool) -> None:
         if idle and self._on_gpu:
@@ -170,12 +183,14 @@ class RunAhead(_Captured):
         return self._await()
 
     def drain(self) -> list[Result]:
-        return [self._await() for _ in range(self._in_flight)]
+        self._in_flight = 0
+        return super().drain()
 
     def _await(self) -> Result:
         while not self._ring.wait(_POLL_S):
-            assert self._on_gpu, "on a CPU a replay returns when its round is published"
-            torch.cuda.current_stream().query()  # raises what went wrong on the device
+            # On a CPU a replay returns when its round is published; a GPU's stream raises what went wrong there.
+            idle = not self._on_gpu or torch.cuda.current_stream().query()
+            assert not idle or self._ring.unread, "a round ended without publishing"
         self._in_flight -= 1
         return self._take()
 
@@ -208,11 +223,14 @@ class While(_Captured):
             assert published, "a burst publishes at least one round"
         return self._take()
 
+    def prepare(self, key: RoundKey) -> Captured:
+        captured = super().prepare(key)
+        captured.prepare_bursts()
+        return captured
+
     def drain(self) -> list[Result]:
-        results = []
-        while self._ready():
-            results.append(self._take())
-        return results
+        self._end = None
+        return super().drain()
 
     def _ready(self) -> bool:
         """Wait for a result; False when the burst has ended and its results are taken."""
@@ -222,6 +240,12 @@ class While(_Captured):
                 return bool(self._ring.unread)  # one may have come between the two questions
             self._ring.wait(_POLL_S)
         return True
+
+
+def _outlive_rounds(ring: Ring) -> None:
+    """The last to hold a ring's pinned words keeps them until the rounds in flight have written theirs."""
+    with suppress(RuntimeError):  # of a device that is in error
+        torch.cuda.synchronize(ring.control_C.device)
 
 
 def choose_loop(

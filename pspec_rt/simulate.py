@@ -25,13 +25,12 @@ class SimulatedAcceptance:
         if state.shape.N == 1:
             raise ConfigError("simulate_acceptance needs a drafter: plain decoding drafts nothing")
         P, N, device = state.shape.P, state.shape.N, state.device
-        self.state = state
         self.least = -math.log(-math.log1p(-p))  # a standard Gumbel number exceeds it with probability p
         self.noise_BP1 = torch.empty(state.shape.B, P, 1, device=device)
         self.node_N = torch.arange(N, device=device)
 
-    def __call__(self) -> None:
-        s, N = self.state, self.state.shape.N
+    def __call__(self, s: DecodeState) -> None:
+        N = s.shape.N
         ops.gumbel_noise(s.seed_B, s.length_B, self.noise_BP1)
         lucky_BN = (self.noise_BP1[..., 0] > self.least).gather(1, s.depth_BN.clamp(max=s.shape.P - 1).long())
         is_child_BNN = s.parent_BN[:, None, :] == self.node_N[:, None]  # of node n (rows)

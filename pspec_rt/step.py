@@ -54,7 +54,7 @@ def decode_round(
     choose_tokens(s, target, hidden_RM)
     mark("verify")
     if s.simulate is not None:
-        s.simulate()
+        s.simulate(s)
 
     ops.accept(
         s.ids_BN, s.parent_BN, s.target_BN, s.stop_ids_BQ, s.limit_B,

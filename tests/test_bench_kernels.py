@@ -13,7 +13,7 @@ import torch
 from bench import kernels
 from bench.ops import _bench
 from pspec_rt.measure import bandwidth
-from pspec_rt.ops._dispatch import native
+from pspec_rt.ops._dispatch import REGISTRY, native
 from tests.tiny import tiny_target
 
 
@@ -75,6 +75,16 @@ def test_op_benchmarks_write_json(
         if native.available:
             expected = line["gb_per_s"] / report["meta"]["read_bandwidth"]["gbs"]
             assert line["of_read_bandwidth"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("op", sorted(REGISTRY))
+def test_the_first_case_of_every_op_runs(op: str, small_buffers: None) -> None:
+    """On every backend, so that a benchmark cannot fall behind its op's signature."""
+    cases = importlib.import_module(f"bench.ops.bench_{op}").cases(_bench.MODELS[0], 8)
+    case = next(iter(cases))
+    for run in _bench.backends_of(op).values():
+        args, kwargs = case.make()
+        run(*args, **kwargs)
 
 
 def test_lines_of_a_gpu_benchmark(small_buffers: None) -> None:

@@ -28,6 +28,7 @@ LAYERS = (
     ("ring", "timing"),
     ("step", "prefill", "simulate", "capture"),
     ("loop",),
+    ("rounds",),
     ("engine",),
     ("generator",),
     ("train", "measure"),

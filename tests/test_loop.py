@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+import weakref
 
 import pytest
 import torch
@@ -191,3 +193,51 @@ def test_captured_loops_need_a_backend_that_publishes(monkeypatch: pytest.Monkey
 def test_unknown_loop() -> None:
     with pytest.raises(ConfigError, match="loop='fast': expected one of auto, eager"):
         Generator(tiny_target(dtype="fp32"), None, loop="fast")
+
+
+@pytest.mark.parametrize("loop", CAPTURED)
+def test_nothing_of_an_interrupted_round_reaches_the_next_request(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the native call runs is raised when it returns: the rounds are published, and nobody took them."""
+    expected, params = plain("fp32", "greedy"), make_params("greedy", 2)
+    engine, call = engine_of(loop), {"run_ahead": "graph_replay", "while": "graph_burst"}[loop]
+    native_call = getattr(native, call)
+
+    def interrupted(*arguments: int) -> None:
+        native_call(*arguments)
+        raise KeyboardInterrupt
+
+    slot = engine.add(PROMPTS[0], params[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(native, call, interrupted, raising=False)
+        engine.step()
+    engine.release(slot)
+    assert run(engine, PROMPTS[1:2], params[1:]) == expected[1:2]
+
+
+def test_results_that_waited_for_a_join_come_round_by_round() -> None:
+    """Those behind the release of a slot are neither shown nor counted."""
+    expected, params = plain("fp32", "greedy"), make_params("greedy", 2)
+    engine = engine_of("while", max_batch=2)
+    first = engine.add(PROMPTS[0], params[0])
+    shown = [token for output in engine.step() for token in output.token_ids]
+    engine.add(PROMPTS[1], params[1])
+    while len(shown) < 4:  # the rest of the burst is there since the second request started
+        outputs = engine.step()
+        assert len(outputs) == len({output.slot for output in outputs})
+        shown += [token for output in outputs if output.slot == first for token in output.token_ids]
+    stats = engine.release(first)
+    assert (stats.new_tokens, stats.rounds) == (4, 4) and shown == expected[0][:4]
+    assert all(output.slot != first for _ in range(4) for output in engine.step())
+
+
+@pytest.mark.parametrize("loop", ["eager", *CAPTURED])
+def test_a_dropped_engine_is_freed_at_once(loop: str) -> None:
+    engine = engine_of(loop, NgramDrafter())
+    gone = weakref.ref(engine)
+    cache = weakref.ref(engine.state.cache)
+    gc.disable()
+    try:
+        del engine
+        assert gone() is None and cache() is None
+    finally:
+        gc.enable()

@@ -157,7 +157,7 @@ def weights(*shape: int) -> Tensor:
 def backends_of(op: str, wanted: str | None = None, device: str = "cpu") -> dict[str, Run]:
     """The backends of an op that can run here, ref first; only `wanted` if it is one of them, else only ref."""
     backends = REGISTRY[op].backends
-    names = ("ref", "triton") if device == "cuda" else ("ref", "cpu")
+    names = ("ref", "triton", "cuda") if device == "cuda" else ("ref", "cpu")
     usable = {name: backends[name] for name in names if name in backends and obstacle(name, device) is None}
     if wanted is not None:
         name = wanted if wanted in usable else "ref"

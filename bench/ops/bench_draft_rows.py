@@ -19,7 +19,7 @@ def cases(m: Model, B: int) -> Iterator[Case]:
         outputs += [torch.zeros(B, N, dtype=torch.int64), i32(torch.zeros(B, K)), i32(torch.zeros(B, N))]
         args = (i32(torch.ones(B, K + 1)), slots, i32([100] * B), *outputs)
         size = sum(x.nbytes for x in args)
-        yield Case("any", B, f"K = {K}", lambda a=args: (a, {"shift": -1}), size)
+        yield Case("any", B, f"K = {K}", lambda a=args: (a, {"shift": -1, "mask_id": 0, "vocab": 0}), size)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def cases(m: Model, B: int) -> Iterator[Case]:
     words = torch.ones(B, W, dtype=torch.int64)
     rows = (i32(torch.zeros(B, W)), i32(torch.zeros(B, W)), words.clone(), i32(torch.zeros(B, W)))
     args = (*candidates, words, *pool, *rows, i32([0] * B), i32([0] * B))
-    call = args, {"level": 1, "first": 1, "shift": -1}
+    call = args, {"level": 1, "first": 1, "shift": -1, "picks_X": None}
     yield Case("any", B, f"{W} rows of {C}", lambda: call, 2 * sum(x.nbytes for x in candidates) + 2 * words.nbytes)
 
 

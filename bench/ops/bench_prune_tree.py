@@ -19,7 +19,7 @@ def cases(m: Model, N: int) -> Iterator[Case]:
         tree = (ids_BN, parent_BN, depth_BN, torch.zeros(B, N, dtype=torch.int64), positions_BN)
         args = (ids_BGC, scores_BGC, origin_BG, i32([7] * B), i32([100] * B), *tree, i32([0] * B), noise_row_BN)
         size = sum(x.nbytes for x in args)
-        yield Case("any", N, f"{B} slots", lambda a=args: (a, {"noise_stride": 8}), size)
+        yield Case("any", N, f"{B} slots", lambda a=args: (a, {"noise_stride": 8, "picks_N": None}), size)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ std::vector<std::pair<std::string, double>> graph_profile(int64_t handle) {
   return times;
 }
 
-// Replays while *go, which the round itself writes, is not 0; at least once. Returns how many times.
+// Replays while *go, which the round itself writes, is not 0; at least once. Returns how many times. An interrupt
+// (Ctrl-C) is raised between two rounds, so that none is left half done.
 int64_t graph_burst(int64_t handle, Address go) {
   const auto graph = find(handle);
   const int32_t* again = pointer<const int32_t>(go);
@@ -71,6 +72,8 @@ int64_t graph_burst(int64_t handle, Address go) {
   do {
     for (const Launch& launch : *graph) launch.run();
     ++rounds;
+    const pybind11::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw pybind11::error_already_set();
   } while (*again != 0);
   return rounds;
 }
