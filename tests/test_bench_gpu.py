@@ -118,11 +118,15 @@ def test_section_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.gpu import loops
 
     found = report()
-    monkeypatch.setattr(loops, "simulated_lines", lambda *_: [])  # torch ops simulate, which a CPU cannot capture
+    plain = loops.Setup("plain", None, 16, lambda: None)  # torch ops simulate acceptance, which a CPU cannot capture
+    monkeypatch.setattr(loops, "setups", lambda target, job: [plain])
     loops.run(job(tmp_path), found)
-    assert [line["fillers"] for line in found["lines"]] == list(loops.FILLERS)
-    assert all(line["while_us"] > 0 and line["replay_us"] > 0 for line in found["lines"])
-    assert found["summary"][0].startswith("body of 0 + 1 kernels")
+    iterations, rounds = found["lines"][: len(loops.FILLERS)], found["lines"][len(loops.FILLERS) :]
+    assert [line["fillers"] for line in iterations] == list(loops.FILLERS)
+    assert all(line["while_us"] > 0 and line["replay_us"] > 0 for line in iterations)
+    assert [line["loop"] for line in rounds] == [f"{loop}: asked for" for loop in loops.LOOPS]
+    assert all(0 <= line["idle"] < 1 and line["tokens_per_round"] == 1 for line in rounds)
+    assert found["summary"][0].startswith("body of 0 + 1 kernels") and "idle" in found["summary"][-1]
 
 
 def test_drive_counts_rounds_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from pspec_rt.models.target import Target
 from pspec_rt.ring import Ring
 from pspec_rt.sampling import SamplingParams
 
-from .rounds import Setup, random_target, setups
+from .rounds import Setup, measure, random_target, setups
 from .run import Job
 from .shapes import LLAMA_8B, TINY
 
@@ -101,18 +101,24 @@ def _next(ring: Ring) -> Any:
 
 
 def simulated_lines(setup: Setup, target: Target, job: Job) -> list[dict[str, Any]]:
-    """Every loop at every simulated length (plain decoding has none): round time, tokens per second, idle share."""
+    """Every loop at every simulated length (plain decoding has none): round time, tokens per second, idle share.
+
+    Idle is what a round takes beyond the time of its kernels, which section rounds measures inside a graph.
+    """
     drafter = setup.make()
-    lines = []
+    lines: list[dict[str, Any]] = []
+    busy_ms = measure(setup, target, job, read=1.0)["round_ms"]
     for length in LENGTHS if drafter else (1.0,):
         options = {"simulate_acceptance": probability(length, setup.tree.k)} if drafter and setup.tree else {}
         for loop in LOOPS if length == LENGTHS[-1] or not drafter else LOOPS[1:]:
             rounds = 6 if job.small else 48
             most = setup.prefix + (rounds + 8) * ((setup.tree.k if setup.tree else 0) + 1)
             engine = Engine(target, drafter, max_length=most, tree=setup.tree, loop=loop, **options)
-            lines.append({"what": "rounds", "setup": setup.name, "loop": engine.loop_note, "simulated": bool(options),
-                          **drive(engine, setup.prefix, rounds)})  # fmt: skip
-            del engine
+            found = drive(engine, setup.prefix, rounds)
+            found |= {"busy_ms": busy_ms, "idle": max(0.0, 1 - busy_ms / found["round_ms"])}
+            line = {"what": "rounds", "setup": setup.name, "loop": engine.loop_note, "simulated": bool(options)}
+            lines.append(line | found)
+            del engine  # its cache, before the next one's
     return lines
 
 
@@ -179,5 +185,6 @@ def summary(line: dict[str, Any]) -> str:
         )
     if line["what"] == "checkpoint":
         return f"checkpoint, drafter {line['drafter']}, {line['loop']}: {line['tokens_per_s']:.0f} tok/s, text equal"
-    text = f"{line['setup']}, {line['loop']}: {line['round_ms']:.2f} ms a round, {line['tokens_per_s']:.0f} tok/s"
+    text = f"{line['setup']}, {line['loop']}: {line['round_ms']:.2f} ms a round ({line['idle']:.1%} idle), "
+    text += f"{line['tokens_per_s']:.0f} tok/s"
     return text + (f" at {line['tokens_per_round']:.2f} tokens a round (SIMULATED)" if line["simulated"] else "")
