@@ -53,6 +53,6 @@ def test_rows_move_16_bytes_at_a_time(source: str, kernel: str, arch: str, folde
     cubin, _ = compiled(source, arch, folder)
     functions = run([CUOBJDUMP, "-sass", cubin]).split("Function : ")
     (sass,) = [text for text in functions if f"{kernel}I5uint4E" in text.splitlines()[0]]
-    order = re.findall(r"(LDG|STG)\.E\.128", sass)
-    assert order == ["LDG"] * 8 + ["STG"] * 8
+    order = re.findall(r"\b(LD|ST)G?\.E\.128", sass)  # generic ones where the address came out of a table
+    assert order == ["LD"] * 8 + ["ST"] * 8
     assert not re.search(r"\b(LDL|STL)\b", sass)
