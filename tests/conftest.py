@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import random
 from collections.abc import Iterator
@@ -157,3 +158,12 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
     if native.available:
         native.set_num_threads(native_before)
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """The command line sets the level of the package's log for its process: not for the tests that come after."""
+    log = logging.getLogger("pspec_rt")
+    level = log.level
+    yield
+    log.setLevel(level)

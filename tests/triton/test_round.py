@@ -14,6 +14,7 @@ from pspec_rt.engine import Engine
 from pspec_rt.models.target import Target
 from pspec_rt.ops._dispatch import REGISTRY
 from pspec_rt.sampling import SamplingParams
+from pspec_rt.scratch import scratch_of
 from pspec_rt.step import decode_round
 from pspec_rt.tree import TreeSpec
 from tests.oracle import OracleDrafter
@@ -124,7 +125,7 @@ def test_launches_do_not_depend_on_data(use: Use, monkeypatch: pytest.MonkeyPatc
     rounds = []
     for _ in range(2):
         launches.clear()
-        with torch.inference_mode():
+        with torch.inference_mode(), scratch_of(running._scratch):
             decode_round(running.state, running.decoder, running.drafter)
         rounds.append(list(launches))
     assert rounds[0] == rounds[1] and len(rounds[0]) > 20
