@@ -58,7 +58,7 @@ class Generator:
             a drafter checkpoint, or a `Drafter`.
         dtype: "auto" (the checkpoint's), "bf16" or "fp32"; on a CPU also "int8" (weights of 8 bits: half the bytes to
             read per token, hardly any loss) or "int8a8" (activations, too: see `load_target`).
-        drafter_dtype: the same for a drafter checkpoint; None: that of the target's activations, so never int8.
+        drafter_dtype: the same for a drafter checkpoint; None: the checkpoint's own, whatever the target's.
         device: "auto", "cpu", "cuda", ...
         k: drafted depths; default: the drafter's own.
         tree: a TreeSpec or "chain", "best-first:NODES", "medusa", FILE.json; default: the drafter's own.
@@ -94,6 +94,7 @@ class Generator:
         ignore_generation_config: bool = False,
         progress: bool = False,
     ) -> None:
+        self.loop, self.simulate_acceptance = check_loop(loop), simulate_acceptance
         if not isinstance(target, Target):
             target = load_target(
                 target,
@@ -112,7 +113,6 @@ class Generator:
         self.max_length = min(limit, DEFAULT_MAX_LENGTH) if max_length is None else max_length
         check_length(self.max_length, limit)
         self.max_batch, self.prefill_chunk = max_batch, prefill_chunk
-        self.loop, self.simulate_acceptance = check_loop(loop), simulate_acceptance
         self._engine: Engine | None = None
 
     # -- generating ----------------------------------------------------------------------------------------------

@@ -105,6 +105,11 @@ def test_stop_strings_k_and_tree(target: str, capsys: Captured) -> None:
     assert cut["text"] == whole["text"][: whole["text"].index(stop)]
 
 
+def test_loop(target: str, capsys: Captured) -> None:
+    assert generate(target, "--prompt", "hello there", "--json", "--loop", "eager") == 0
+    assert json.loads(capsys.readouterr().out)["stats"]["loop"] == "eager: asked for"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -112,6 +117,7 @@ def test_stop_strings_k_and_tree(target: str, capsys: Captured) -> None:
         (["--drafter", "/no/such/drafter"], "/no/such/drafter"),
         (["--tree", "shrub"], "unknown tree 'shrub'"),
         (["--k", "99"], "k=99"),
+        (["--loop", "fast"], "loop='fast': expected one of auto, eager"),
         (["--drafter", "none", "--k", "3"], "need a drafter"),
         (["--temperature", "-1"], "temperature=-1"),
         (["--top-p", "0"], "top_p=0"),

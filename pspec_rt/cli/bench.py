@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         peers=split_names(args.peers),
         dtype=args.dtype,
         drafter_dtype=args.drafter_dtype,
+        loop=args.loop,
         device=args.device,
         temperature=args.temperature,
         seed=args.seed,

@@ -44,7 +44,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
         "n-gram lookup, or a checkpoint",
     )
-    group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: as the target, but never int8")
+    group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: the checkpoint's own")
     group.add_argument("--k", type=int, metavar="K", help="drafted tokens per round")
     group.add_argument(
         "--tree",
@@ -103,9 +103,8 @@ def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
 
     progress = show_progress() and not getattr(args, "quiet", False) and not getattr(args, "json", False)
     target = load_asked_target(args, progress)
-    return Generator(
-        target, args.drafter, drafter_dtype=args.drafter_dtype, k=args.k, tree=args.tree, max_batch=max_batch
-    )
+    shaped = {"drafter_dtype": args.drafter_dtype, "k": args.k, "tree": args.tree, "loop": args.loop}
+    return Generator(target, args.drafter, **shaped, max_batch=max_batch)
 
 
 def show_progress() -> bool:

@@ -51,17 +51,11 @@ def parse_eagle(kind: str, raw: dict[str, Any], checkpoint: Checkpoint, target: 
     for key in REFUSED:
         if fields.flag(key):
             raise CheckpointError(f"{source}: {key} is not supported")
-    head = "lm_head.weight"
     return FeatureConfig(
         kind=kind,
         k=_stated_k(raw, source) or DEFAULT_K[kind],
         taps=(-1,) if kind == EAGLE1 else _eagle3_taps(raw, target, source),
-        draft_vocab=checkpoint.shape(head)[0] if head in checkpoint else layers.vocab_size,
-        layers=layers,
-        target={
-            "vocab_size": layers.vocab_size,
-            "hidden_size": fields.integer("target_hidden_size", layers.hidden_size),
-        },
+        **_sizes(fields, layers, checkpoint),
         raw=raw,
         source=source,
         max_k=MAX_K,
@@ -89,21 +83,25 @@ def parse_dflash(raw: dict[str, Any], checkpoint: Checkpoint) -> FeatureConfig:
         taps = read_taps(stated, source)
     else:
         taps = tuple(i + 1 for i in read_taps(fields.raw.get("target_layer_ids"), source))
-    head = "lm_head.weight"
     return FeatureConfig(
         kind=DFLASH,
         k=k,
         taps=taps,
-        draft_vocab=checkpoint.shape(head)[0] if head in checkpoint else layers.vocab_size,
-        layers=layers,
-        target={
-            "vocab_size": layers.vocab_size,
-            "hidden_size": fields.integer("target_hidden_size", layers.hidden_size),
-        },
+        **_sizes(fields, layers, checkpoint),
         raw=raw,
         source=source,
         mask_id=mask_token(raw, layers.vocab_size, source),
     )
+
+
+def _sizes(fields: Fields, layers: ModelConfig, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Fields of a FeatureConfig: its layers, its vocabulary, and the target it fits."""
+    head, hidden_size = "lm_head.weight", fields.integer("target_hidden_size", layers.hidden_size)
+    return {
+        "layers": layers,
+        "draft_vocab": checkpoint.shape(head)[0] if head in checkpoint else layers.vocab_size,
+        "target": {"vocab_size": layers.vocab_size, "hidden_size": hidden_size},
+    }
 
 
 def parse_layers(raw: dict[str, Any], checkpoint: Checkpoint, first: str) -> ModelConfig:

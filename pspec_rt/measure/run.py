@@ -43,6 +43,7 @@ class BenchConfig:
     peers: tuple[str, ...] = ()
     dtype: str = "auto"
     drafter_dtype: str | None = None
+    loop: str = "auto"
     device: str = "auto"
     temperature: float = 0.0
     seed: int = 0
@@ -107,8 +108,8 @@ def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
         ignore_generation_config=config.ignore_generation_config,
     )
     options: dict[str, Any] = {"drafter_dtype": config.drafter_dtype, "k": config.k, "tree": config.tree}
-    generator = Generator(target, config.drafter, **options, max_batch=1)
-    plain = Generator(target, None, max_batch=1)
+    generator = Generator(target, config.drafter, **options, loop=config.loop, max_batch=1)
+    plain = Generator(target, None, loop=config.loop, max_batch=1)
     ours = [PspecContender(PLAIN, plain, config.temperature, config.seed)]
     if generator.drafter is not None:
         ours.append(PspecContender(SPECULATIVE, generator, config.temperature, config.seed))
@@ -122,6 +123,7 @@ def _describe(config: BenchConfig, generator: Generator, threads: int) -> dict[s
         "target": target.path.name,
         "drafter": drafter.kind if drafter else None,
         "tree": generator.tree.name if generator.tree else None,
+        "loop": generator.loop,
         "dtype": target.dtype_name,
         "device": str(target.device),
         "threads": threads,

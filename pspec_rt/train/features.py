@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ log = logging.getLogger("pspec_rt")
 
 TOP = 16  # tokens of the target's distribution that are kept; the most head_top_k gives
 SHARD_TOKENS = 1 << 15
+IDS, TOP_IDS, TOP_LOGPROBS = "ids.bin", "top_ids.bin", "top_logprobs.bin"
 Advance = Callable[[int], None]
 
 
@@ -87,32 +88,37 @@ class LiveFeatures:
 class CachedFeatures:
     """The target's view of texts in memory-mapped files of a folder, written once, shard by shard.
 
-    A shard is made of texts in their order and kept whole or not at all, so a run that was stopped goes on, and a data
-    file that has grown only needs its new shards. Another target, other taps or other texts use other shards.
+    A shard is a folder of texts in their order, each tap a file of its own; a file is kept whole or not at all. So a
+    run that was stopped goes on, a data file that has grown only needs its new shards, and drafters that read other
+    taps share what they have in common. Another target or other texts use other shards.
 
     Args:
         folder: made if need be; one folder serves many data files.
+        reader: makes the Reader of some taps, should something be missing.
+        key: tells targets apart.
+        width: of one tap.
         advance: told how many tokens have been read.
 
     Raises:
-        TrainError: not enough room on the disk; nothing has been written then, or whole shards only.
+        TrainError: not enough room on the disk; nothing has been written then, or whole files only.
     """
 
     def __init__(
-        self, folder: Path, reader: Callable[[], Reader], key: str, width: int, dtype: torch.dtype,
-        texts: Sequence[Text], advance: Advance = lambda tokens: None,
+        self, folder: Path, reader: Callable[[tuple[int, ...]], Reader], key: str, taps: tuple[int, ...], width: int,
+        dtype: torch.dtype, texts: Sequence[Text], advance: Advance = lambda tokens: None,
     ) -> None:  # fmt: skip
-        self.folder, self._arrays = folder, _arrays(width, dtype)
-        self._dtype = dtype
+        self.folder, self.taps, self._dtype = folder, taps, dtype
+        self._arrays = _arrays(taps, width, dtype)
         self._place: list[tuple[Path, int, int]] = []
         shards = [(self._name(key, shard), shard) for shard in _shards(texts)]
-        missing = [(path, shard) for path, shard in shards if not path.is_dir()]
-        self._check_room(missing)
-        made: Reader | None = None
-        for path, shard in shards:
-            if not path.is_dir():
-                made = made or reader()
-                self._write(path, shard, made, advance)
+        missing = [(path, shard, self._missing(path)) for path, shard in shards]
+        self._check_room([(shard, names) for _, shard, names in missing])
+        readers: dict[tuple[int, ...], Reader] = {}
+        for path, shard, names in missing:
+            if names:
+                wanted = tuple(tap for tap in taps if _tap_file(tap) in names)
+                made = readers.setdefault(wanted, readers.get(wanted) or reader(wanted))
+                self._write(path, shard, names, wanted, made, advance)
             first = 0
             for text in shard:
                 self._place.append((path, first, first + len(text.ids)))
@@ -122,17 +128,18 @@ class CachedFeatures:
         path, start, end = self._place[index]
         parts = {}
         for name, (columns, dtype) in self._arrays.items():
-            if columns:
-                rows = np.memmap(path / f"{name}.bin", dtype=dtype, mode="r").reshape(-1, columns)[start:end]
-            else:  # a family that reads no features: empty files cannot be mapped
-                rows = np.empty((end - start, 0), dtype=dtype)
+            rows = np.memmap(path / name, dtype=dtype, mode="r").reshape(-1, columns)[start:end]
             parts[name] = torch.from_numpy(np.array(rows))
+        tapped = [parts[_tap_file(tap)].view(self._dtype) for tap in self.taps]
         return Seen(
-            parts["ids"][:, 0].long(),
-            parts["features"].view(self._dtype),
-            parts["top_ids"].long(),
-            parts["top_logprobs"].float(),
+            parts[IDS][:, 0].long(),
+            torch.cat(tapped, dim=1) if tapped else torch.empty(end - start, 0, dtype=self._dtype),
+            parts[TOP_IDS].long(),
+            parts[TOP_LOGPROBS].float(),
         )
+
+    def _missing(self, path: Path) -> list[str]:
+        return [name for name in self._arrays if not (path / name).is_file()]
 
     def _name(self, key: str, shard: Sequence[Text]) -> Path:
         digest = hashlib.sha256(key.encode())
@@ -140,16 +147,19 @@ class CachedFeatures:
             digest.update(np.array([len(text.ids), *text.ids], dtype=np.int32).tobytes())
         return self.folder / digest.hexdigest()[:24]
 
-    def _check_room(self, missing: Sequence[tuple[Path, Sequence[Text]]]) -> None:
+    def _check_room(self, missing: Sequence[tuple[Sequence[Text], Sequence[str]]]) -> None:
         """State the size beforehand; raises TrainError if the disk has not that much."""
-        if not missing:
+        tokens = need = 0
+        for shard, names in missing:
+            if names:
+                count = sum(len(text.ids) for text in shard)
+                tokens += count
+                need += count * sum(self._arrays[name][0] * np.dtype(self._arrays[name][1]).itemsize for name in names)
+        if not tokens:
             return
         with disk_errors(self.folder, "Name another folder with --cache"):
             self.folder.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self.folder).free
-        per_token = sum(columns * np.dtype(dtype).itemsize for columns, dtype in self._arrays.values())
-        tokens = sum(len(text.ids) for _, shard in missing for text in shard)
-        need = tokens * per_token
         log.info("target features: %d tokens, %.2f GB into %s (%.1f free)", tokens, need / 1e9, self.folder, free / 1e9)
         if need > free:
             raise TrainError(
@@ -157,23 +167,22 @@ class CachedFeatures:
                 f"{free / 1e9:.1f} GB are free: make room, name another folder with --cache, or use --cache off"
             )
 
-    def _write(self, path: Path, shard: Sequence[Text], reader: Reader, advance: Advance) -> None:
-        """Read the texts of one shard and put its files in place."""
-        new = path.with_suffix(".new")
-        with disk_errors(path, "Make room and run the same command again, or use --cache off"):
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            files = {name: (new / f"{name}.bin").open("wb") for name in self._arrays}
-            try:
-                for text in shard:
-                    for name, values in _as_stored(reader.read(text.ids)).items():
-                        files[name].write(values.astype(self._arrays[name][1], copy=False).tobytes())
-                    advance(len(text.ids))
-            finally:
-                for file in files.values():
-                    file.close()
-            (new / "index.json").write_text(json.dumps({"texts": [[t.id, len(t.ids), t.prompt] for t in shard]}))
-            new.rename(path)
+    def _write(
+        self, path: Path, shard: Sequence[Text], names: Sequence[str], taps: tuple[int, ...], reader: Reader,
+        advance: Advance,
+    ) -> None:  # fmt: skip
+        """Read the texts of one shard and put the missing files in place."""
+        with disk_errors(path, "Make room and run the same command again, or use --cache off"), ExitStack() as stack:
+            path.mkdir(parents=True, exist_ok=True)
+            files = {name: stack.enter_context((path / f"{name}.new").open("wb")) for name in names}
+            for text in shard:
+                rows = _as_stored(reader.read(text.ids), taps)
+                for name, file in files.items():
+                    file.write(rows[name].astype(self._arrays[name][1], copy=False).tobytes())
+                advance(len(text.ids))
+            stack.close()
+            for name in names:
+                (path / f"{name}.new").rename(path / name)
 
 
 def features_of(
@@ -181,34 +190,43 @@ def features_of(
 ) -> Features:
     """The target's view of texts: from the cache in `folder`, or made when asked for if there is none."""
 
-    def reader() -> Reader:
+    def reader(taps: tuple[int, ...]) -> Reader:
         return Reader(target, taps, max(len(text.ids) for text in texts))
 
     if folder is None:
-        return LiveFeatures(reader(), texts)
-    width = len(taps) * target.config.hidden_size
-    key = f"{fingerprint(target.path)} {target.dtype_name} {taps} {TOP}"
-    return CachedFeatures(folder, reader, key, width, target.dtype, texts, advance)
+        return LiveFeatures(reader(taps), texts)
+    key = f"{fingerprint(target.path)} {target.dtype_name} {TOP}"
+    return CachedFeatures(folder, reader, key, taps, target.config.hidden_size, target.dtype, texts, advance)
 
 
-def _arrays(width: int, dtype: torch.dtype) -> dict[str, tuple[int, Any]]:
-    """{file: (columns, stored dtype)}; NumPy has no bf16, so features are kept as bit patterns of their width."""
-    bits = np.int16 if dtype.itemsize == 2 else np.int32
+def _tap_file(tap: int) -> str:
+    return f"tap{tap}.bin"
+
+
+def _bits(dtype: torch.dtype) -> tuple[torch.dtype, Any]:
+    """NumPy has no bf16: features are kept as bit patterns of their width."""
+    return (torch.int16, np.int16) if dtype.itemsize == 2 else (torch.int32, np.int32)
+
+
+def _arrays(taps: tuple[int, ...], width: int, dtype: torch.dtype) -> dict[str, tuple[int, Any]]:
+    """{file: (columns, stored dtype)}"""
     return {
-        "ids": (1, np.int32),
-        "features": (width, bits),
-        "top_ids": (TOP, np.int32),
-        "top_logprobs": (TOP, np.float16),
+        IDS: (1, np.int32),
+        TOP_IDS: (TOP, np.int32),
+        TOP_LOGPROBS: (TOP, np.float16),
+        **{_tap_file(tap): (width, _bits(dtype)[1]) for tap in taps},
     }
 
 
-def _as_stored(seen: Seen) -> dict[str, np.ndarray[Any, Any]]:
-    features_TF = seen.features_TF.cpu()
+def _as_stored(seen: Seen, taps: tuple[int, ...]) -> dict[str, np.ndarray[Any, Any]]:
+    """The files' rows; `seen` has the features of these taps."""
+    bits_TF = seen.features_TF.cpu().view(_bits(seen.features_TF.dtype)[0])
+    tapped = bits_TF.chunk(len(taps), dim=1) if taps else ()
     return {
-        "ids": seen.ids_T.cpu().numpy(),
-        "features": features_TF.view(torch.int16 if features_TF.itemsize == 2 else torch.int32).numpy(),
-        "top_ids": seen.top_ids_TC.cpu().numpy(),
-        "top_logprobs": seen.top_logprobs_TC.cpu().numpy(),
+        IDS: seen.ids_T.cpu().numpy(),
+        TOP_IDS: seen.top_ids_TC.cpu().numpy(),
+        TOP_LOGPROBS: seen.top_logprobs_TC.cpu().numpy(),
+        **{_tap_file(tap): rows_TM.numpy() for tap, rows_TM in zip(taps, tapped, strict=True)},
     }
 
 

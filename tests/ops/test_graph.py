@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 
 import pytest
 import torch
@@ -60,6 +61,19 @@ def test_a_profile_is_a_replay_with_the_time_of_each_launch() -> None:
     assert [op for op, _ in times] == ["linear", "silu_mul"]
     assert all(seconds >= 0 for _, seconds in times)
     torch.testing.assert_close(out_RO, x_RI @ w_OI.T)
+
+
+def test_a_burst_can_be_interrupted_between_rounds() -> None:
+    seconds, go = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.int32)  # it would never end by itself
+    graph = LaunchGraph(lambda: native.clock(seconds.data_ptr()))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            native.graph_burst(graph.handle, go.data_ptr())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert seconds[0] > 0
 
 
 def test_recording_ends_when_a_launch_fails() -> None:

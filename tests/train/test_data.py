@@ -148,8 +148,12 @@ def test_a_cache_goes_on_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     features_of(target(), TAPS, many + texts(3, seed=5), tmp_path, grown.append)
     assert 3 <= len(grown) < 9, "only the last shard and the new texts"
     other = []
-    features_of(target(), (2, -1), many, tmp_path, other.append)
-    assert len(other) == 12, "other taps, other shards"
+    both = features_of(target(), (2, *TAPS), many, tmp_path, other.append)
+    assert len(other) == 12, "the new tap is read"
+    fewer = features_of(target(), TAPS[-1:], many, tmp_path, other.append)
+    assert len(other) == 12, "the others were there"
+    assert torch.equal(both[3].features_TF[:, -64:], fewer[3].features_TF)
+    assert_same(both[3], Reader(target(), (2, *TAPS), 64).read(many[3].ids))
 
 
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +166,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(self: Path, *args: Any, **more: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(TrainError, match="the disk is full"):
         features_of(target(), TAPS, texts(2), tmp_path / "cache", lambda tokens: None)
 
