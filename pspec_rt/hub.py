@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import env
+from . import env, zoo
 from .errors import CheckpointError
 
 log = logging.getLogger("pspec_rt")
@@ -29,7 +29,7 @@ DEMO_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def resolve(path_or_id: str | Path) -> Path:
-    """The folder of a checkpoint: a local one if it exists, else a download from the hub.
+    """The folder of a checkpoint: a local one if it exists, else a shipped drafter's, else a download from the hub.
 
     HF_HUB_OFFLINE is honoured.
 
@@ -39,6 +39,8 @@ def resolve(path_or_id: str | Path) -> Path:
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         return path
+    if str(path_or_id) in zoo.names():
+        return zoo.folder(str(path_or_id))
     if path.is_file():
         gguf = path.suffix == ".gguf"
         hint = "convert it first (pspec_rt.convert.convert_gguf)" if gguf else "name its folder"

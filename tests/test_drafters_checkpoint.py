@@ -15,10 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pspec_rt.drafters import registry
+from pspec_rt import zoo
 from pspec_rt.drafters.base import Drafter
 from pspec_rt.drafters.checkpoint import load_drafter, save_drafter
 from pspec_rt.drafters.config import KINDS, target_entry
+from pspec_rt.drafters.feature import FeatureDrafter
 from pspec_rt.drafters.inspect import inspect_checkpoint
 from pspec_rt.drafters.new import PARTS, init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
@@ -141,6 +142,23 @@ def test_nothing_to_save() -> None:
 def test_default_trees() -> None:
     assert init_drafter(MEDUSA, tiny_target(), 4).default_tree(4) == medusa_tree(4)
     assert init_drafter(EAGLE, tiny_target(), 4).default_tree(4) == TreeSpec.chain(4)
+
+
+def test_a_checkpoint_may_name_its_tree(tmp_path: Path) -> None:
+    save_drafter(init_drafter(EAGLE, tiny_target(), 4), tmp_path)
+    raw = json.loads((tmp_path / "config.json").read_text())
+
+    def load(tree: object) -> FeatureDrafter:
+        raw["pspec"]["tree"] = tree
+        (tmp_path / "config.json").write_text(json.dumps(raw))
+        drafter = load_drafter(tmp_path, tiny_target())
+        assert isinstance(drafter, FeatureDrafter)
+        return drafter
+
+    assert load("best-first:9").default_tree(3) == TreeSpec.best_first(3, 9)
+    for wrong in ("shrub", "paths.json", 9, "best-first:99"):
+        with pytest.raises(CheckpointError, match=r"pspec: .*tree"):
+            load(wrong)
 
 
 def _assert_same_drafts(one: Drafter, other: Drafter) -> None:
@@ -338,7 +356,7 @@ def test_a_drafter_of_another_target_is_refused() -> None:
 def test_auto_takes_the_shipped_drafter_that_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(registry, "ZOO", tmp_path)
+    monkeypatch.setattr(zoo, "ROOT", tmp_path)
     target = tiny_target()
     with caplog.at_level(logging.INFO, "pspec_rt"):
         assert isinstance(find_drafter("auto", target), NgramDrafter)
@@ -357,7 +375,7 @@ def test_auto_takes_the_shipped_drafter_that_fits(
 
 def test_shipped_drafters_are_described() -> None:
     """Every folder of the zoo is a drafter checkpoint that says what it was made for."""
-    for config in registry.ZOO.glob("*/config.json"):
+    for config in zoo.ROOT.glob("*/config.json"):
         described = inspect_checkpoint(config.parent)
         assert described["kind"] in KINDS and described["target"]["architecture"]
 
@@ -376,6 +394,7 @@ def test_inspect_drafters(tmp_path: Path) -> None:
         "bytes": 4 * count,
         "dtypes": ["float32"],
         "k": 4,
+        "tree": "chain",
         "taps": [1, -1],
         "draft_vocab_size": 99,
         "target": target_entry(tiny_target().config),

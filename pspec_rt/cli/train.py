@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import add_target_options, load_asked_target, show_progress
+from .options import add_target_options, load_asked_target, numbers, show_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,10 +129,12 @@ def _job(args: argparse.Namespace) -> Job:
     from ..train.run import Job
 
     feature = args.family in FEATURE_FAMILIES  # the others are whole language models
+    taps = None if args.taps is None else numbers("--taps", args.taps, int)
+    first = () if args.init_layers is None else numbers("--init-layers", args.init_layers, int)
     recipe = Recipe(
-        args.family, args.k, args.draft_vocab, _numbers(args.taps, "--taps"), args.layers or (1 if feature else 6),
+        args.family, args.k, args.draft_vocab, taps, args.layers or (1 if feature else 6),
         None if args.parts is None else tuple(filter(None, args.parts.split(","))), args.init,
-        _numbers(args.init_layers, "--init-layers") or (), args.adapt, args.seed,
+        first, args.adapt, args.seed,
     )  # fmt: skip
     config = TrainConfig(
         steps=args.steps, minutes=args.minutes, batch=args.batch, micro=args.micro,
@@ -140,17 +143,10 @@ def _job(args: argparse.Namespace) -> Job:
         prompts=args.train_on != "answer", seed=args.seed,
     )  # fmt: skip
     cache = {"off": None, "auto": args.data.with_name(args.data.name + ".features")}.get(args.cache, Path(args.cache))
-    return Job(args.data, args.out, recipe, config, args.train_dtype, args.max_length, args.limit, args.held_out, cache)
-
-
-def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
-    """Whole numbers separated by commas."""
-    from ..errors import ConfigError
-
-    try:
-        return None if text is None else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: expected whole numbers such as 2,15,-1") from error
+    return Job(
+        args.data, args.out, recipe, config, args.train_dtype, args.max_length, args.limit, args.held_out, cache,
+        shlex.join(["pspec-rt", *sys.argv[1:]]),
+    )  # fmt: skip
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError, DrafterMismatchError
+from ..errors import CheckpointError, ConfigError, DrafterMismatchError
 from ..models._json import Fields
 from ..models.config import ModelConfig, parse_config
-from ..tree import MAX_NODES
+from ..tree import MAX_NODES, parse_tree
 
 EAGLE, MEDUSA, PARD, LM = "parallelspec-eagle", "parallelspec-medusa", "pard", "lm"
 KINDS = (EAGLE, MEDUSA, PARD, LM)
@@ -32,6 +32,7 @@ class FeatureConfig:
         raw: the JSON object, written back by `save_drafter`.
         source: where it came from, for messages.
         max_k: most depths, if more than k.
+        tree: the tree it drafts unless another is asked for, as on the command line.
         mask_id: the token of P-EAGLE's masks.
         norm_before_residual: EAGLE-3's first layer adds its output to the normed features, not to the plain ones.
     """
@@ -45,6 +46,7 @@ class FeatureConfig:
     raw: dict[str, Any]
     source: str
     max_k: int = 0
+    tree: str = "chain"
     mask_id: int = 0
     norm_before_residual: bool = False
 
@@ -109,7 +111,19 @@ def parse_feature_config(raw: dict[str, Any], source: str) -> FeatureConfig:
         target=_parse_target(raw, source),
         raw=raw,
         source=source,
+        tree=_parse_tree(raw["pspec"], k, source),
     )
+
+
+def _parse_tree(pspec: dict[str, Any], k: int, source: str) -> str:
+    tree = pspec.get("tree", "medusa" if pspec["kind"] == MEDUSA else "chain")
+    if not isinstance(tree, str) or tree.endswith(".json"):
+        raise CheckpointError(f"{source}: pspec: tree = {tree!r}, expected chain, medusa or best-first:NODES")
+    try:
+        parse_tree(tree, k)
+    except ConfigError as error:
+        raise CheckpointError(f"{source}: pspec: {error}") from error
+    return tree
 
 
 def _parse_target(raw: dict[str, Any], source: str) -> dict[str, Any]:

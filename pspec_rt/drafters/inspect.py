@@ -60,6 +60,7 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
 def _feature_entries(config: FeatureConfig) -> dict[str, Any]:
     return {
         "k": config.k,
+        "tree": config.tree,
         "taps": list(config.taps),
         "draft_vocab_size": config.draft_vocab,
         "target": config.target,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..models.target import Target
-from ..tree import TreeSpec, medusa_tree
 from .feature import FeatureDrafter
 
 
@@ -15,9 +14,6 @@ class MedusaDrafter(FeatureDrafter):
     The row of position t is fc(features t) and predicts token t+2 without having seen token t+1. An optional residual
     block per depth stands before the head, as in Medusa's heads; trees are Medusa's by default.
     """
-
-    def default_tree(self, k: int) -> TreeSpec:
-        return medusa_tree(k)
 
     def token_table(self, target: Target) -> None:
         return None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .. import zoo
 from ..models._json import read_json
 from ..models.target import Target
 from .base import Drafter
@@ -16,8 +17,6 @@ from .ngram import NgramDrafter
 
 log = logging.getLogger("pspec_rt")
 
-ZOO = Path(__file__).resolve().parent.parent / "zoo"
-
 
 def find_drafter(
     spec: str | Path | Drafter | None, target: Target, dtype: str | torch.dtype | None = None
@@ -26,7 +25,8 @@ def find_drafter(
 
     Args:
         spec: None or "none" (plain decoding); "ngram"; "auto" (the shipped drafter made for this target, else n-gram
-            lookup); a checkpoint folder or hub id; or a Drafter, which is checked and passed through.
+            lookup); a checkpoint folder, the name of a shipped drafter or a hub id; or a Drafter, which is checked and
+            passed through.
         dtype: of a checkpoint's weights; see `load_drafter`.
 
     Raises:
@@ -55,10 +55,10 @@ def _find(spec: str | Path | Drafter, target: Target, dtype: str | torch.dtype |
 
 
 def shipped_for(target: Target) -> Path | None:
-    """Folder of the first shipped drafter whose "target" entry is this target's, None if there is none."""
+    """Folder of the first shipped drafter (by name) whose "target" entry is this target's, None if there is none."""
     wanted = target_entry(target.config)
-    for config in sorted(ZOO.glob("*/config.json")):
-        entry = read_json(config).get("target")
+    for name in zoo.names():
+        entry = read_json(zoo.folder(name) / "config.json").get("target")
         if isinstance(entry, dict) and all(entry.get(key) == value for key, value in wanted.items()):
-            return config.parent
+            return zoo.folder(name)
     return None

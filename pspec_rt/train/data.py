@@ -29,6 +29,7 @@ class Text:
     kind: str
     ids: tuple[int, ...]
     prompt: int
+    origin: tuple[str, str] = ("", "")  # source and licence of the prompt, as far as the file states them
 
     @property
     def answer(self) -> int:
@@ -142,15 +143,16 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _parse(row: dict[str, Any], where: str, encode: _Encoder) -> Text:
     name, kind = str(row.get("id", where)), str(row.get("kind", ""))
+    origin = str(row.get("source", "")), str(row.get("licence", row.get("license", "")))
     try:
         if "prompt_ids" in row and "answer_ids" in row:
             prompt, answer = [int(i) for i in row["prompt_ids"]], [int(i) for i in row["answer_ids"]]
-            return Text(name, kind, tuple(prompt + answer), len(prompt))
+            return Text(name, kind, tuple(prompt + answer), len(prompt), origin)
         if "messages" in row and row["messages"][-1]["role"] == "assistant":
             ids, prompt_length = encode.chat(row["messages"])
-            return Text(name, kind, tuple(ids), prompt_length)
+            return Text(name, kind, tuple(ids), prompt_length, origin)
         if "text" in row:
-            return Text(name, kind, tuple(encode.tokenizer.encode(row["text"])), 1)
+            return Text(name, kind, tuple(encode.tokenizer.encode(row["text"])), 1, origin)
     except (TypeError, ValueError, LookupError, PspecError) as error:
         raise TrainError(f"{where}: {error}; expected {FORMS}") from error
     raise TrainError(f"{where}: expected {FORMS}")

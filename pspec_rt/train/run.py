@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -15,9 +16,11 @@ import torch
 import torch.distributed as dist
 
 from .. import env
+from ..measure.meta import cpu_name
 from ..models.target import DTYPE_NAMES, Target
 from ..tokenizer import Tokenizer
-from .data import load_texts, split
+from .card import write_card
+from .data import Text, load_texts, split
 from .errors import disk_errors
 from .evaluate import Acceptance
 from .features import features_of
@@ -29,6 +32,7 @@ from .recipe import Recipe, prepare, start_fitted
 log = logging.getLogger("pspec_rt")
 
 HELD_SHARE = 0.02
+JOB = "job.json"
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,12 @@ class Job:
     """What `pspec-rt train` was asked for.
 
     Attributes:
-        data, out: the JSONL file, and the folder of the drafter, its log and its state.
+        data, out: the JSONL file, and the folder of the drafter, its log, its state and its card.
         dtype: of the rows in training, "bf16" or "fp32".
         max_length, limit: longer texts are left out; at most so many are used (None: all).
         held_out: texts to measure acceptance on.
         cache: folder of the target's features, or None to make them anew each time.
+        command: what the user typed, for the card.
     """
 
     data: Path
@@ -52,6 +57,7 @@ class Job:
     limit: int | None = None
     held_out: int = 48
     cache: Path | None = None
+    command: str = ""
 
 
 def train(
@@ -99,10 +105,12 @@ def _train(job: Job, target: Target, advance: Callable[[int, int], None], report
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
         if training.rank == 0:
-            _write_job(job, facts, target, skipped=dict(found.skipped), tokens=total)
+            _write_job(job, facts, target, skipped=dict(found.skipped), tokens=total, sources=_sources(texts))
     acceptance = training.run()
-    if training.rank == 0 and plot_available():
-        plot_log(job.out / LOG, job.out / "training.png")
+    if training.rank == 0:
+        write_card(job.out, json.loads((job.out / JOB).read_text()), job.out / LOG)
+        if plot_available():
+            plot_log(job.out / LOG, job.out / "training.png")
     return acceptance
 
 
@@ -144,12 +152,20 @@ def _check_source(job: Job, target: Target) -> None:
         )  # fmt: skip
 
 
+def _sources(texts: Sequence[Text]) -> list[dict[str, Any]]:
+    """How many texts come from where, most first."""
+    counts = Counter(text.origin for text in texts)
+    return [{"source": source, "licence": licence, "texts": n} for (source, licence), n in counts.most_common()]
+
+
 def _write_job(job: Job, facts: dict[str, Any], target: Target, **counts: Any) -> None:
     """OUT/job.json: what a model card needs."""
+    device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
     row = {
         "data": str(job.data), "target": target.path.name, "recipe": asdict(job.recipe), "training": asdict(job.config),
         "dtype": job.dtype, "max_length": job.max_length, "torch": torch.__version__,
-        "processes": dist.get_world_size() if dist.is_initialized() else 1, **facts, **counts,
+        "processes": dist.get_world_size() if dist.is_initialized() else 1, "threads": torch.get_num_threads(),
+        "device": device, "command": job.command, **facts, **counts,
     }  # fmt: skip
     with disk_errors(job.out, "Choose another --out"):
-        (job.out / "job.json").write_text(json.dumps(row, indent=1) + "\n")
+        (job.out / JOB).write_text(json.dumps(row, indent=1) + "\n")

@@ -36,14 +36,16 @@ def texts(count: int = 24, seed: int = 0) -> list[Text]:
         return torch.randint(4, 340, (length,), generator=generator).tolist()
 
     prompts = [ids(5, 12) for _ in range(count)]
-    return [Text(f"t{i}", "chat", (*prompt, *ids(15, 28)), len(prompt)) for i, prompt in enumerate(prompts)]
+    origin = ("somewhere", "CC0")
+    return [Text(f"t{i}", "chat", (*prompt, *ids(15, 28)), len(prompt), origin) for i, prompt in enumerate(prompts)]
 
 
 def write_data(path: Path, rows: list[Text]) -> Path:
     """The texts as an answer file."""
+    rest = [{"kind": t.kind, "source": t.origin[0], "licence": t.origin[1]} for t in rows]
     lines = [
-        json.dumps({"id": t.id, "kind": t.kind, "prompt_ids": t.ids[: t.prompt], "answer_ids": t.ids[t.prompt :]})
-        for t in rows
+        json.dumps({"id": t.id, **more, "prompt_ids": t.ids[: t.prompt], "answer_ids": t.ids[t.prompt :]})
+        for t, more in zip(rows, rest, strict=True)
     ]
     path.write_text("\n".join(lines) + "\n")
     return path

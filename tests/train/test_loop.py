@@ -15,6 +15,7 @@ import torch
 
 from pspec_rt.cli import main
 from pspec_rt.drafters.checkpoint import load_drafter
+from pspec_rt.drafters.inspect import inspect_checkpoint
 from pspec_rt.errors import ConfigError
 from pspec_rt.generator import Generator
 from pspec_rt.models.target import load_target
@@ -178,6 +179,9 @@ def test_the_command_makes_a_drafter_that_changes_no_text(family: str, tmp_path:
     assert fast.generate("hello", max_new_tokens=20).token_ids == plain.generate("hello", max_new_tokens=20).token_ids
     job = json.loads((tmp_path / "out" / "job.json").read_text())
     assert job["recipe"]["family"] == family and job["training"]["steps"] == 3
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"A {inspect_checkpoint(tmp_path / 'out')['kind']} drafter" in card and "| somewhere | CC0 | 12 |" in card
+    assert "3 steps" in card and "| chain" in card
 
 
 def test_the_command_goes_on(tmp_path: Path) -> None:
