@@ -369,15 +369,20 @@ def test_auto_takes_the_shipped_drafter_that_fits(
         found = find_drafter("auto", target)
     assert found is not None and found.kind == MEDUSA
     assert "shipped, fits" in caplog.text
+    assert zoo.names() == ["another", "fits"]
+    assert load_drafter("fits", target).kind == MEDUSA, "its name serves as a path"
     shutil.rmtree(tmp_path / "fits")
     assert isinstance(find_drafter("auto", target), NgramDrafter)
 
 
 def test_shipped_drafters_are_described() -> None:
-    """Every folder of the zoo is a drafter checkpoint that says what it was made for."""
-    for config in zoo.ROOT.glob("*/config.json"):
-        described = inspect_checkpoint(config.parent)
+    """Every folder of the zoo is a drafter checkpoint that says what it was made for, with a card; all are small."""
+    for name in zoo.names():
+        described = inspect_checkpoint(name)
         assert described["kind"] in KINDS and described["target"]["architecture"]
+        card = (zoo.folder(name) / "README.md").read_text()
+        assert all(part in card for part in ("licence", "pspec-rt train", "| depth |", "| chain"))
+    assert sum(file.stat().st_size for file in zoo.ROOT.rglob("*") if file.is_file()) <= 24_000_000
 
 
 def test_inspect_drafters(tmp_path: Path) -> None:
