@@ -35,7 +35,7 @@ def main() -> None:
     generator = Generator(target, "ngram", dtype=args.dtype, max_batch=1)
     loaded, loading_peak = status("VmRSS"), status("VmHWM")
     generator.generate("Once upon a time", max_new_tokens=64, ignore_eos=True)
-    engine = generator._engine
+    engine = generator.team.members[0].engine
     assert engine is not None
     weights, caches = generator.target.nbytes, engine.state.cache.nbytes
     figures = {

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 from .models._progress import progress_bar
+from .models.weights import check_unused
 
 log = logging.getLogger("pspec_rt")
 
@@ -119,8 +120,7 @@ def convert_gguf(gguf: str | Path, out_dir: str | Path, *, progress: bool = Fals
     from safetensors.torch import save_file
 
     gguf, out_dir = Path(gguf), Path(out_dir)
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise CheckpointError(f"{out_dir}: already exists and is not empty; choose another folder or remove it")
+    check_unused(out_dir)
     source = _Gguf(gguf)
     config = _config(source)
     names = _names(source, config)

@@ -178,7 +178,8 @@ class Engine:
             state.reserve(params.mode)
         self._write_slot(slot, prompt_ids, params)
         job = prefill(s, self.decoder, self.drafter, slot, prompt_ids, self.prefill_chunk)
-        stats = Stats(len(prompt_ids), accepted_per_position=[0] * s.shape.K, loop=self.loop_note)
+        kind = "none" if self.drafter is None else self.drafter.kind
+        stats = Stats(len(prompt_ids), accepted_per_position=[0] * s.shape.K, loop=self.loop_note, drafter=kind)
         if self.simulate_acceptance is not None:
             stats.simulated = f"acceptance: {self.simulate_acceptance:g} per draft"
         self._requests[slot] = _Request(params, stats, job)

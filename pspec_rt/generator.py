@@ -12,14 +12,13 @@ from typing import Any, Literal, overload
 
 import torch
 
-from .drafters.base import Drafter
-from .drafters.registry import find_drafter
-from .engine import Engine, StepOutput, check_length, resolve_tree
+from .engine import Engine, StepOutput, check_length
 from .errors import RequestError
 from .loop import check_loop
 from .models.target import Target, load_target
 from .result import GenerationOutput, Stats, StreamChunk, TokenLogprob
 from .sampling import SamplingParams, derive_seed
+from .team import AUTO, Choice, Member, Spec, Team, find_members
 from .text import TextStream
 from .tokenizer import StreamDecoder, Tokenizer
 from .tree import TreeSpec
@@ -56,11 +55,13 @@ class Generator:
         target: a checkpoint folder, a hub id, or a loaded `Target`.
         drafter: "auto" (the shipped drafter that fits, else n-gram lookup), None or "none" (plain decoding), "ngram",
             a drafter checkpoint, or a `Drafter`.
+        drafters: several of these instead. What they have measured decides who serves next (see `pspec_rt.bandit`),
+            `output.stats.drafter` and `choices` say who did. Each has its own engine, made when it is first chosen.
         dtype: "auto" (the checkpoint's), "bf16" or "fp32"; on a CPU also "int8" (weights of 8 bits: half the bytes to
             read per token, hardly any loss) or "int8a8" (activations, too: see `load_target`).
         drafter_dtype: the same for a drafter checkpoint; None: the checkpoint's own, whatever the target's.
         device: "auto", "cpu", "cuda", ...
-        k: drafted depths; default: the drafter's own.
+        k: drafted depths; default: the drafter's own. With several, k and tree hold for all that draft.
         tree: a TreeSpec or "chain", "best-first:NODES", "medusa", FILE.json; default: the drafter's own.
         max_batch: most sequences decoded together; further ones wait for a free slot.
         max_length: longest sequence, prompt and new tokens together; default: the model's limit, at most 8192.
@@ -79,8 +80,9 @@ class Generator:
     def __init__(
         self,
         target: str | Path | Target,
-        drafter: str | Path | Drafter | None = "auto",
+        drafter: Spec = AUTO,
         *,
+        drafters: Sequence[Spec] | None = None,
         dtype: str | torch.dtype = "auto",
         drafter_dtype: str | torch.dtype | None = None,
         device: str | torch.device = "auto",
@@ -105,15 +107,21 @@ class Generator:
             )
         self.target = target
         self.tokenizer = _tokenizer_of(target)
-        self.drafter = find_drafter(drafter, target, drafter_dtype)
-        self.tree = None if self.drafter is None else resolve_tree(self.drafter, k, tree)
-        if self.drafter is None:
-            resolve_tree(None, k, tree)  # refuses k and tree, which would do nothing
+        members = find_members(target, drafter, drafters, drafter_dtype, k, tree)
+        self.drafter, self.tree = members[0].drafter, members[0].tree  # of several, the first
         limit = target.config.max_positions
         self.max_length = min(limit, DEFAULT_MAX_LENGTH) if max_length is None else max_length
         check_length(self.max_length, limit)
-        self.max_batch, self.prefill_chunk = max_batch, prefill_chunk
-        self._engine: Engine | None = None
+        self.max_batch = max_batch
+        self.team = Team(
+            target, members, max_length=self.max_length, prefill_chunk=prefill_chunk, loop=loop,
+            simulate_acceptance=simulate_acceptance,
+        )  # fmt: skip
+
+    @property
+    def choices(self) -> list[Choice]:
+        """What every drafter has done so far: sequences served, their statistics, tokens per second."""
+        return self.team.choices()
 
     # -- generating ----------------------------------------------------------------------------------------------
 
@@ -187,7 +195,8 @@ class Generator:
                 text = TextStream(StreamDecoder(self.tokenizer) if self.tokenizer else None, stops)
                 report: list[TokenLogprob] | None = None if logprobs is None else []
                 sequences.append(_Sequence(i, j, prompt_ids, params, given, text, logprobs=report))
-        engine = self._engine_for(len(sequences))
+        slots = self._slots(sequences)
+        engine = self.team.engine(self.team.pick(slots), slots)
         for sequence in sequences:
             engine.check(sequence.prompt_ids, sequence.params)
         chunks = self._run(sequences)
@@ -209,12 +218,15 @@ class Generator:
     # -- running -------------------------------------------------------------------------------------------------
 
     def _run(self, sequences: list[_Sequence]) -> Iterator[StreamChunk]:
-        engine = self._engine_for(len(sequences))  # when the first chunk is asked for: a stream may start late
-        waiting = deque(sequences)
+        """Decode them in turns: one drafter, with its engine, takes sequences in for as long as it stays the choice."""
+        slots, waiting = self._slots(sequences), deque(sequences)
         running: dict[int, _Sequence] = {}
         try:
             while waiting or running:
-                while waiting and engine.free_slots:
+                if not running:  # a turn starts; the first when the first chunk is asked for: a stream may start late
+                    member = self.team.pick(slots)
+                    engine = self.team.engine(member, slots)
+                while waiting and engine.free_slots and self.team.pick(slots) is member:
                     sequence = waiting[0]  # it leaves the queue once it is safe: an interrupt may come any time
                     if sequence.params.max_new_tokens > 0:
                         running[engine.add(sequence.prompt_ids, sequence.params)] = sequence
@@ -226,35 +238,31 @@ class Generator:
                     reason = _take_in(sequence, output)
                     if reason is not None:
                         del running[output.slot]
-                        yield _last_chunk(sequence, reason, engine.release(output.slot))
+                        yield self._finish(sequence, reason, member, engine, output.slot)
                     elif output.token_ids:
                         yield _chunk(sequence)
         except KeyboardInterrupt:
             log.warning("interrupted: returning what was generated")
-            not_started = [(None, s) for s in waiting if all(s is not other for other in running.values())]
-            for slot, sequence in [*running.items(), *not_started]:
-                sequence.text.finish()
-                stats = Stats(prompt_tokens=len(sequence.prompt_ids)) if slot is None else engine.release(slot)
-                running.pop(slot, None)  # type: ignore[arg-type]
-                yield _last_chunk(sequence, "interrupted", stats)
+            not_started = [s for s in waiting if all(s is not other for other in running.values())]
+            for slot in list(running):
+                running[slot].text.finish()
+                yield self._finish(running.pop(slot), "interrupted", member, engine, slot)
+            for sequence in not_started:
+                yield _last_chunk(sequence, "interrupted", Stats(prompt_tokens=len(sequence.prompt_ids)))
         finally:
             for slot in running:
-                engine.release(slot)
+                self.team.note(member, slots, engine.release(slot))
 
-    def _engine_for(self, sequences: int) -> Engine:
-        """An engine with as many slots as are useful, all of them free.
+    def _finish(self, sequence: _Sequence, reason: str, member: Member, engine: Engine, slot: int) -> StreamChunk:
+        """The last chunk of a sequence; who drafts next may depend on how fast it was."""
+        chunk = _last_chunk(sequence, reason, engine.release(slot))
+        assert chunk.output is not None, "it is the last"
+        self.team.note(member, engine.max_batch, chunk.output.stats)
+        return chunk
 
-        A new one is made when that number changes, or while an unfinished stream holds slots of the present one.
-        """
-        slots = max(1, min(sequences, self.max_batch))
-        if self._engine is None or self._engine.max_batch != slots or len(self._engine.free_slots) < slots:
-            self._engine = None  # free the old caches first, unless a stream still uses them
-            self._engine = Engine(
-                self.target, self.drafter, max_batch=slots, max_length=self.max_length,
-                tree=self.tree, prefill_chunk=self.prefill_chunk, loop=self.loop,
-                simulate_acceptance=self.simulate_acceptance,
-            )  # fmt: skip
-        return self._engine
+    def _slots(self, sequences: Sequence[_Sequence]) -> int:
+        """As many as are useful."""
+        return max(1, min(len(sequences), self.max_batch))
 
     def _sampling(
         self, temperature: float | None, top_k: int | None, top_p: float | None, min_p: float | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ class Stats:
     rest_s: float = 0.0
     loop_s: float = 0.0  # of rounds whose phases cannot be told apart: replayed ahead or in bursts
     loop: str = ""  # how rounds were driven, and why
+    drafter: str = ""  # who drafted: its kind, or its name where a Generator has several; "none": plain decoding
     simulated: str = ""  # what was simulated: the text is not the model's then, and acceptance not the drafter's
 
     @property
@@ -73,9 +74,14 @@ class Stats:
         ours, theirs = self.accepted_per_position, other.accepted_per_position
         self.accepted_per_position = [a + b for a, b in zip_longest(ours, theirs, fillvalue=0)]
         self.loop, self.simulated = self.loop or other.loop, self.simulated or other.simulated
+        self.drafter = ", ".join(dict.fromkeys(filter(None, [*self.drafter.split(", "), other.drafter])))
         for name, value in vars(other).items():
             if isinstance(value, (int, float)):
                 setattr(self, name, getattr(self, name) + value)
+
+    def copy(self) -> Stats:
+        """The same, not touched by what is added later."""
+        return replace(self, accepted_per_position=list(self.accepted_per_position))
 
     def to_dict(self) -> dict[str, Any]:
         """Counts, times and the derived rates, ready for JSON."""

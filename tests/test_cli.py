@@ -105,6 +105,24 @@ def test_stop_strings_k_and_tree(target: str, capsys: Captured) -> None:
     assert cut["text"] == whole["text"][: whole["text"].index(stop)]
 
 
+def test_several_drafters(target: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = ("--drafter", "none", "--drafter", "ngram", "--ignore-eos")
+    assert generate(target, "--prompt", "hello there", "--json", *both) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["drafter"], answer["tree"], answer["stats"]["drafter"]) == (
+        [None, "ngram"],
+        [None, "chain(7)"],
+        "none",
+    )
+    assert generate(target, "--prompt", "hello there", "--ignore-eos", "--drafter", "none") == 0
+    captured = capsys.readouterr()
+    assert captured.out == answer["text"] + "\n" and "tokens/s, drafter none\n" in captured.err
+    assert chat(target, "hello\nhello\n", monkeypatch, *both) == 0
+    said = capsys.readouterr().err
+    assert "drafter: none (plain decoding)\ndrafter: ngram; tree: chain(7)\n" in said
+    assert said.index("tokens/s, drafter none") < said.index("tokens/s, drafter ngram")
+
+
 def test_loop(target: str, capsys: Captured) -> None:
     assert generate(target, "--prompt", "hello there", "--json", "--loop", "eager") == 0
     assert json.loads(capsys.readouterr().out)["stats"]["loop"] == "eager: asked for"
@@ -119,6 +137,7 @@ def test_loop(target: str, capsys: Captured) -> None:
         (["--k", "99"], "k=99"),
         (["--loop", "fast"], "loop='fast': expected one of auto, eager"),
         (["--drafter", "none", "--k", "3"], "need a drafter"),
+        (["--drafter", "ngram", "--drafter", "ngram"], "ngram was given twice"),
         (["--temperature", "-1"], "temperature=-1"),
         (["--top-p", "0"], "top_p=0"),
         (["--n", "0"], "n=0"),
@@ -232,6 +251,13 @@ def test_env(capsys: Captured) -> None:
     assert {"linear", "accept"} <= set(facts["backends"]) and facts["threads"] >= 1
     assert main(["env"]) == 0
     assert f"pspec_rt={__version__}" in capsys.readouterr().out
+
+
+def test_bench_takes_one_drafter(target: str, capsys: Captured) -> None:
+    assert (
+        main(["bench", "--target", target, "--questions", "none.jsonl", "--drafter", "ngram", "--drafter", "none"]) == 2
+    )
+    assert "--drafter ngram --drafter none: this command takes one drafter" in capsys.readouterr().err
 
 
 def test_convert_refuses_what_is_no_gguf(tmp_path: Path, capsys: Captured) -> None:

@@ -135,7 +135,7 @@ def test_leaving_a_stream_frees_the_slots(generator: Generator) -> None:
     stream: Iterator[StreamChunk] = generator.generate([[5, 6], [7, 8]], max_new_tokens=30, stream=True)
     next(stream)
     stream.close()
-    assert len(generator._engine.free_slots) == 2
+    assert len(generator.team.members[0].engine.free_slots) == 2
 
 
 def test_streams_may_be_interleaved_and_left_open(generator: Generator) -> None:

@@ -19,7 +19,7 @@ OPS = sorted(p.stem for p in (PACKAGE / "ops").glob("*.py") if not p.stem.starts
 # A module may import from its own layer and from the ones above it in this list.
 LAYERS = (
     ("errors",),
-    ("env", "scratch", "zoo"),
+    ("env", "scratch", "zoo", "bandit"),
     ("tree", "sampling", "kv_cache", "state", "result", "tokenizer", "text", "quantize"),
     ("ref", "triton_kernels", "_C"),
     ("ops", "build"),

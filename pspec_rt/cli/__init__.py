@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from .. import __version__
 from ..errors import PspecError
 
-COMMANDS = ("generate", "chat", "bench", "distill", "train", "convert", "inspect", "env")
+COMMANDS = ("generate", "chat", "bench", "distill", "train", "convert", "inspect", "export", "env")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from ..errors import ConfigError
-from .options import add_model_options, show_progress
+from .measuring import add_question_options, check_folder, progress, save
+from .options import add_model_options, one_drafter
 from .terminal import percentages, stderr, stdout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from ..measure import Report
 
@@ -33,9 +28,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         description="Answer questions with plain decoding, with drafting and with peers, in turn, in one process, on "
         "one checkpoint. Exit code 1 if a drafted answer is not token for token the plain one.",
     )
-    parser.add_argument("--questions", required=True, metavar="FILE", help="JSONL in Spec-Bench's format")
-    parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="per turn (default 128)")
-    parser.add_argument("--limit", type=int, metavar="M", help="at most M questions, taken evenly from the tasks")
+    add_question_options(parser, "rows and summary")
     parser.add_argument("--task", action="append", default=[], metavar="T", help="only this task; repeatable")
     parser.add_argument(
         "--peers",
@@ -46,9 +39,6 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "4 bit; pip install llama-cpp-python)",
     )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default 0 (greedy)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of every contender (default: all cores)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write rows and summary here, and OUT's .svg plot")
     add_model_options(parser)
     return parser
 
@@ -56,13 +46,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from ..measure import BenchConfig, measure
     from ..measure.peers import split_names
+    from ..measure.plot import plot_speedups
 
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ConfigError(f"--json {args.json}: there is no folder {args.json.parent}")
+    check_folder(args.json)
     config = BenchConfig(
         target=args.target,
         questions=args.questions,
-        drafter=args.drafter,
+        drafter=one_drafter(args),
         max_new_tokens=args.max_new_tokens,
         limit=args.limit,
         tasks=tuple(args.task),
@@ -78,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         ignore_generation_config=args.ignore_generation_config,
     )
-    with _progress() as on_question:
+    with progress() as on_question:
         report = measure(config, on_question)
     show(report)
     if args.json is not None:
-        save(report, args.json)
+        save(report, args.json, lambda plot: plot_speedups(report, plot))
     if report.summary.get("identical_tokens", True):
         return 0
     stderr().print("speculative output differs from plain output: see first_difference in the rows", style="red")
@@ -120,18 +110,6 @@ def show(report: Report) -> None:
         out.print(f"left out: question {skipped['question_id']}: {skipped['reason']}")
 
 
-def save(report: Report, path: Path) -> None:
-    """Write the JSON file and, where matplotlib is installed, the plot next to it."""
-    from ..measure.plot import plot_available, plot_speedups
-
-    path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    stderr().print(f"written: {path}", style="dim")
-    if not plot_available():
-        stderr().print("no plot: matplotlib is not installed (pip install 'pspec-rt[bench]')", style="dim")
-    elif plot_speedups(report, plot := path.with_suffix(".svg")):
-        stderr().print(f"written: {plot}", style="dim")
-
-
 def _columns(summary: dict[str, Any]) -> dict[str, Callable[[dict[str, Any]], str]]:
     """Column title -> how it is read from a group's figures; only what was measured."""
     columns: dict[str, Callable[[dict[str, Any]], str]] = {"n": lambda f: str(f["questions"])}
@@ -155,12 +133,3 @@ def _short(name: str) -> str:
     """A contender's name for a narrow table: its last part, cut."""
     last = name.rpartition("_")[2]
     return last if len(last) < 7 else f"{last[:5]}."
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar over the questions, on a terminal only."""
-    columns = ("measuring", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=stderr(), disable=not show_progress()) as bar:
-        task = bar.add_task("questions", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -17,12 +17,7 @@ if TYPE_CHECKING:
     from ..generator import Generator
     from ..result import GenerationOutput
 
-PARAGRAPH = """\
-The Antarctic ice sheet is the largest single mass of ice on Earth. It covers about 14 million square kilometres and \
-holds some 26.5 million cubic kilometres of ice. Around 61 percent of all fresh water on the planet is stored in the \
-Antarctic ice sheet. If all of it melted, the sea level would rise by about 58 metres."""
-TASK = "Repeat the text above word for word, then list the numbers in it and what each one measures."
-QUESTION = f"{PARAGRAPH}\n\n{TASK}"
+QUESTION = "Write a Python function that returns the prime numbers up to n, and explain step by step how it works."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..errors import ConfigError
-from .options import add_target_options, load_asked_target, show_progress
+from .options import add_target_options, load_asked_target, numbers, show_progress
 from .terminal import stderr, stdout
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         prompts=args.prompts,
         out=args.out,
         max_new_tokens=args.max_new_tokens,
-        temperatures=_numbers(args.temperature),
+        temperatures=numbers("--temperature", args.temperature, float),
         samples=args.samples,
         seed=args.seed,
         max_batch=args.max_batch,
@@ -131,10 +131,3 @@ def _progress() -> Iterator[Callable[[DistillReport], Advance]]:
             return advance
 
         yield start
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"--temperature {text}: expected numbers, separated by commas") from error

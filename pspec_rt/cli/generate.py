@@ -85,10 +85,11 @@ def _total(outputs: list[GenerationOutput]) -> Stats:
 
 
 def _to_json(generator: Generator, outputs: list[GenerationOutput]) -> dict[str, Any]:
-    shared = {
-        "drafter": generator.drafter.kind if generator.drafter else None,
-        "tree": generator.tree.name if generator.tree else None,
-    }
+    names = [member.name if member.drafter else None for member in generator.team.members]
+    trees = [member.tree.name if member.tree else None for member in generator.team.members]
+    shared: dict[str, Any] = {"drafter": names[0], "tree": trees[0]}
+    if len(names) > 1:  # `stats` says who served
+        shared = {"drafter": names, "tree": trees}
     samples = [
         {
             "text": output.text,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from ..generator import Generator
     from ..models.target import Target
+
+N = TypeVar("N", int, float)
 
 # Modules of this package import torch inside functions: `pspec-rt --help` answers at once.
 
@@ -39,10 +41,10 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = add_target_options(parser)
     group.add_argument(
         "--drafter",
-        default="auto",
+        action="append",
         metavar="auto|none|ngram|DIR",
         help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
-        "n-gram lookup, or a checkpoint",
+        "n-gram lookup, or a checkpoint; repeatable: of several, the fastest is found by measuring",
     )
     group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: the checkpoint's own")
     group.add_argument("--k", type=int, metavar="K", help="drafted tokens per round")
@@ -104,7 +106,30 @@ def make_generator(args: argparse.Namespace, max_batch: int = 1) -> Generator:
     progress = show_progress() and not getattr(args, "quiet", False) and not getattr(args, "json", False)
     target = load_asked_target(args, progress)
     shaped = {"drafter_dtype": args.drafter_dtype, "k": args.k, "tree": args.tree, "loop": args.loop}
-    return Generator(target, args.drafter, **shaped, max_batch=max_batch)
+    if args.drafter is not None and len(args.drafter) > 1:
+        return Generator(target, drafters=args.drafter, **shaped, max_batch=max_batch)
+    return Generator(target, one_drafter(args), **shaped, max_batch=max_batch)
+
+
+def one_drafter(args: argparse.Namespace) -> str:
+    """The drafter that was asked for; raises ConfigError if there are several."""
+    from ..errors import ConfigError
+
+    first, *others = args.drafter or ["auto"]
+    if others:
+        raise ConfigError(f"--drafter {first} --drafter {others[0]}: this command takes one drafter")
+    return str(first)
+
+
+def numbers(option: str, text: str, kind: type[N]) -> tuple[N, ...]:
+    """The numbers, separated by commas, that an option was given; raises ConfigError for anything else."""
+    from ..errors import ConfigError
+
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        example = "whole numbers such as 2,15,-1" if kind is int else "numbers, separated by commas"
+        raise ConfigError(f"{option} {text!r}: expected {example}") from error
 
 
 def show_progress() -> bool:

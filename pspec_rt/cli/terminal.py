@@ -11,6 +11,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from ..generator import Generator
     from ..result import Stats, StreamChunk
+    from ..team import Member
 
 ACCEPTED_STYLE = "green"
 
@@ -77,20 +78,24 @@ class StreamPrinter:
 
 
 def describe_drafting(generator: Generator) -> str:
-    """One line: who drafts, and which tree."""
-    drafter = generator.drafter
-    if drafter is None:
+    """A line per drafter: who drafts, and which tree."""
+    return "\n".join(map(_describe, generator.team.members))
+
+
+def _describe(member: Member) -> str:
+    if member.drafter is None:
         return "drafter: none (plain decoding)"
-    size = f", {drafter.nbytes / 1e6:.1f} MB" if drafter.nbytes else ""
-    assert generator.tree is not None, "a drafter has a tree"
-    return f"drafter: {drafter.kind}{size}; tree: {generator.tree.name}"
+    size = f", {member.drafter.nbytes / 1e6:.1f} MB" if member.drafter.nbytes else ""
+    assert member.tree is not None, "a drafter has a tree"
+    return f"drafter: {member.name}{size}; tree: {member.tree.name}"
 
 
 def stats_lines(stats: Stats) -> list[str]:
     """Counts, speed and where the time went; the acceptance profile only if something was drafted."""
     lines = [
         f"{stats.prompt_tokens} prompt + {stats.new_tokens} new tokens, {stats.rounds} rounds "
-        f"({stats.mean_acceptance_length:.2f} tokens per round), {stats.tokens_per_s:.1f} tokens/s",
+        f"({stats.mean_acceptance_length:.2f} tokens per round), {stats.tokens_per_s:.1f} tokens/s, "
+        f"drafter {stats.drafter or 'none'}",
         f"prefill {stats.prefill_s:.2f} s, decode {stats.decode_s:.2f} s ({_shares(stats)})",
     ]
     if stats.drafted:

@@ -71,6 +71,13 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch", type=int, default=2048, metavar="N", help="anchor tokens per step (default 2048)")
     group.add_argument("--micro", type=int, default=1024, metavar="N", help="of them in one pass (default 1024)")
     group.add_argument("--lr", type=float, metavar="R", help="peak learning rate (default 1e-3; 2e-4 for pard and lm)")
+    group.add_argument(
+        "--muon",
+        type=float,
+        default=2.0,
+        metavar="F",
+        help="Muon updates the layers' matrices at F * lr; 0: AdamW does",
+    )
     group.add_argument("--warm-up", type=int, default=60, metavar="N", help="steps until the peak (default 60)")
     group.add_argument(
         "--keep", type=float, default=0.7, metavar="R", help="depth d is trained for max(R**d, --least) of the groups"
@@ -138,7 +145,8 @@ def _job(args: argparse.Namespace) -> Job:
     )  # fmt: skip
     config = TrainConfig(
         steps=args.steps, minutes=args.minutes, batch=args.batch, micro=args.micro,
-        lr=args.lr or (1e-3 if feature else 2e-4), warm_up=args.warm_up, keep=args.keep, least=args.least,
+        lr=args.lr or (1e-3 if feature else 2e-4), muon=args.muon, warm_up=args.warm_up,
+        keep=args.keep, least=args.least,
         hard=args.hard, depth_decay=args.depth_decay, eval_every=args.eval_every,
         prompts=args.train_on != "answer", seed=args.seed,
     )  # fmt: skip

@@ -48,7 +48,7 @@ from .head import HeadDrafter
 from .lm import FeatureLMDrafter, LMDrafter, ParallelLMDrafter, SequentialLMDrafter
 from .medusa import MedusaDrafter
 from .medusa_heads import MedusaHeadsDrafter, empty_heads, head_pieces, quantized_heads
-from .published import FILES, pard2_taps, parse_dflash, parse_eagle, recognise_published
+from .published import FILES, pard2_taps, parse_dflash, parse_eagle, read_pard_token, recognise_published
 from .weights import D2T, HEAD, FeatureWeights
 
 log = logging.getLogger("pspec_rt")
@@ -123,11 +123,14 @@ def save_drafter(drafter: Drafter, folder: str | Path) -> Path:
     saved = drafter.checkpoint()
     if saved is None:
         raise ConfigError(f"the {drafter.kind} drafter has no weights to save")
-    raw, views = saved
+    return write_drafter(Path(folder), *saved)
+
+
+def write_drafter(folder: Path, raw: dict[str, Any], views: dict[str, Tensor]) -> Path:
+    """Write a config.json and named tensors; returns the folder, which is made if need be."""
     # Copies: q, k and v are views of one fused tensor, and safetensors refuses tensors that share memory.
     tensors = {name: view.detach().cpu().clone() for name, view in views.items()}
     dtype = next(str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point())
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / SINGLE, metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps({**raw, "dtype": dtype}, indent=2) + "\n", encoding="utf-8")
@@ -196,9 +199,7 @@ def _load_lm(
     k = Fields(raw.get("pspec") or {}, f"{fields.source}: pspec").integer("k", DEFAULT_K[kind])
     if k > MAX_K:
         raise CheckpointError(f"{fields.source}: pspec: k = {k}, at most {MAX_K} is supported")
-    mask_id = 0 if kind == LM else fields.integer("pard_token", minimum=0)
-    if mask_id >= vocab:
-        raise CheckpointError(f"{fields.source}: pard_token = {mask_id} is outside the vocabulary of {vocab}")
+    mask_id = 0 if kind == LM else read_pard_token(fields, vocab)
     check_vocabulary(str(path), vocab, target.config)
     check_tokenizer(path, target)
     if kind != LM:

@@ -13,6 +13,7 @@ from .config import DFLASH, EAGLE1, EAGLE3, MAX_K, MEDUSA_HEADS, PARD2, PEAGLE, 
 SPECULATORS = {"eagle3": EAGLE3, "peagle": PEAGLE, "dflash": DFLASH}  # by `speculators_model_type`
 MASK_ID_KEYS = ("mask_token_id", "pard_token", "ptd_token_id")
 FILES = ("pytorch_model.bin", "medusa_lm_head.pt", "medusa_lm_head.safetensors", "warp_model.bin")
+STATED_K = "num_lookahead_tokens"  # vLLM's word for K in a drafter's config; `pspec-rt export` writes it
 TAP_KEYS = ("eagle_aux_hidden_state_layer_ids", "aux_hidden_state_layer_ids")
 DEFAULT_K = {EAGLE1: 5, EAGLE3: 7, PEAGLE: 7}  # EAGLE's own depths; what P-EAGLE's cards measure
 REFUSED = ("norm_before_fc", "fc_norm", "norm_output")  # variants of EAGLE-3 without a public description
@@ -124,10 +125,18 @@ def mask_token(raw: dict[str, Any], vocab: int, source: str) -> int:
     return found
 
 
+def read_pard_token(fields: Fields, vocab: int) -> int:
+    """Id of PARD's mask token; raises CheckpointError if it is missing or no token."""
+    mask_id = fields.integer("pard_token", minimum=0)
+    if mask_id >= vocab:
+        raise CheckpointError(f"{fields.source}: pard_token = {mask_id} is outside the vocabulary of {vocab}")
+    return mask_id
+
+
 def _stated_k(raw: dict[str, Any], source: str) -> int | None:
-    """`speculative_tokens` of the first proposal method of a speculators config."""
+    """`speculative_tokens` of the first proposal method of a speculators config, or STATED_K."""
     methods = (raw.get("speculators_config") or {}).get("proposal_methods") or [{}]
-    stated = methods[0].get("speculative_tokens")
+    stated = methods[0].get("speculative_tokens", raw.get(STATED_K))
     if stated is None:
         return None
     return min(Fields({"speculative_tokens": stated}, source).integer("speculative_tokens"), MAX_K)

@@ -12,7 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import __version__
+from ..models.target import Target
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "numpy", "llama-cpp-python")
 
@@ -73,3 +76,9 @@ def conditions() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
+
+
+def of_target(target: Target, threads: int) -> dict[str, Any]:
+    """What was run, and where."""
+    meta = {"target": target.path.name, "dtype": target.dtype_name, "device": str(target.device), "threads": threads}
+    return meta | ({"gpu": torch.cuda.get_device_name(target.device)} if target.device.type == "cuda" else {})

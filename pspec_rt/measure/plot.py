@@ -1,8 +1,10 @@
-"""A bar chart of speed-ups per task; needs matplotlib (extra `bench`)."""
+"""Plots of measurements: bars of speed-ups per task, curves over K or depth; needs matplotlib (extra `bench`)."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,26 @@ RATIOS = {
     "speculative_over_llama_cpp_4bit": "speculative over llama.cpp, 4 bit",
 }
 COLOURS = ("#2a6f97", "#a9a9a9", "#e07a1f", "#7b4b94", "#4c956c")
+
+
+@dataclass
+class Curve:
+    """Points in a matplotlib style ("-o", "--", "o"), coloured by an index into COLOURS."""
+
+    label: str
+    style: str
+    colour: int
+    points: list[tuple[float, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes; `over` names the x axis, which holds whole numbers; `scale` is that of the y axis."""
+
+    title: str
+    over: str
+    curves: list[Curve]
+    scale: str = "linear"
 
 
 def plot_available() -> bool:
@@ -43,6 +65,37 @@ def plot_speedups(report: Report, path: str | Path) -> bool:
         axes.bar_label(bars, fmt="%.2fx", padding=3, fontsize=8)
     _decorate(axes, list(groups), report.meta)
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.savefig(path)
+    return True
+
+
+def plot_curves(panels: Sequence[Panel], title: str, path: str | Path) -> bool:
+    """Draw the panels side by side, two in a row, into an SVG or PNG file; False if there is no point to draw."""
+    if not any(curve.points for panel in panels for curve in panel.curves):
+        return False
+    from matplotlib.figure import Figure
+
+    rows, handles = -(-len(panels) // 2), {}
+    figure = Figure(figsize=(10, 0.6 + 3.2 * rows), layout="constrained")
+    for axes, panel in zip(figure.subplots(rows, 2, squeeze=False).flat, panels, strict=False):
+        for curve in filter(lambda c: c.points, panel.curves):
+            colour = COLOURS[curve.colour % len(COLOURS)]
+            (line,) = axes.plot(*zip(*curve.points, strict=True), curve.style, color=colour, markersize=4)
+            handles[curve.label] = line
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xlabel(panel.over)
+        axes.set_yscale(panel.scale)
+        axes.set_xticks(sorted({x for curve in panel.curves for x, _ in curve.points}))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    below: dict[str, Any] = {
+        "loc": "outside lower center",
+        "ncols": min(len(handles), 6),
+        "fontsize": 8,
+        "frameon": False,
+    }
+    figure.legend(list(handles.values()), list(handles), **below)
+    figure.suptitle(title, fontsize=9)
     figure.savefig(path)
     return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,22 @@ from .. import env
 from ..errors import RequestError
 from ..generator import Generator
 from ..hub import demo_model
-from ..models.target import load_target
+from ..models.target import Target, load_target
 from ..ops._dispatch import native
 from .bandwidth import ReadBandwidth, read_bandwidth, weight_bytes
 from .contender import Answer, Contender
-from .meta import conditions
+from .meta import conditions, of_target
 from .ours import PspecContender
 from .peers import PeerSetup, check_peers, make_peer
 from .questions import Question, choose, load_questions
-from .summary import against_bandwidth, row_of, summarise
+from .summary import Row, against_bandwidth, row_of, summarise
 
 log = logging.getLogger("pspec_rt")
 
 WARM_UP_TOKENS = 16
+ENCODED_AGAIN = 32  # an answer's text may be a few tokens longer than what was generated
 PLAIN, SPECULATIVE = "plain", "speculative"
+OnQuestion = Callable[[int, int], None]  # told (questions done, of how many)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Report:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambda done, of: None) -> Report:
+def measure(config: BenchConfig, on_question: OnQuestion = lambda done, of: None) -> Report:
     """Run the measurement; `on_question(done, of)` is called after every question.
 
     Raises PspecError subclasses for bad questions, options, checkpoints; nothing is measured then.
@@ -76,19 +78,9 @@ def measure(config: BenchConfig, on_question: Callable[[int, int], None] = lambd
     threads = set_threads(config.threads)
     contenders, ours = _contenders(config)
     report = Report(conditions() | _describe(config, ours, threads))
-    _warm_up(contenders, ours, questions[0])
+    warm_up(contenders, ours, questions[0])
     bandwidth = read_bandwidth() if ours.target.device.type == "cpu" else None
-    for index, question in enumerate(questions):
-        turn = index % len(contenders)
-        try:
-            row = ask(question, contenders[turn:] + contenders[:turn], ours, config.max_new_tokens)
-            report.questions.append(row)
-        except RequestError as error:
-            log.warning("question %s is left out: %s", question.question_id, error)
-            report.skipped.append({"question_id": question.question_id, "reason": str(error)})
-        on_question(index + 1, len(questions))
-    if not report.questions:
-        raise RequestError(f"no question could be run; the first: {report.skipped[0]['reason']}")
+    report.questions, report.skipped = ask_all(questions, contenders, ours, config.max_new_tokens, on_question)
     report.tasks = {
         task: summarise([row for row in report.questions if row["task"] == task])
         for task in dict.fromkeys(row["task"] for row in report.questions)
@@ -119,14 +111,10 @@ def _contenders(config: BenchConfig) -> tuple[list[Contender], Generator]:
 
 def _describe(config: BenchConfig, generator: Generator, threads: int) -> dict[str, Any]:
     target, drafter = generator.target, generator.drafter
-    return {
-        "target": target.path.name,
+    return of_target(target, threads) | {
         "drafter": drafter.kind if drafter else None,
         "tree": generator.tree.name if generator.tree else None,
         "loop": generator.loop,
-        "dtype": target.dtype_name,
-        "device": str(target.device),
-        "threads": threads,
         "temperature": config.temperature,
         "seed": config.seed,
         "max_new_tokens": config.max_new_tokens,
@@ -151,14 +139,51 @@ def set_threads(threads: int | None) -> int:
     return threads
 
 
-def _warm_up(contenders: list[Contender], generator: Generator, question: Question) -> None:
+def warm_up(contenders: list[Contender], generator: Generator, question: Question) -> None:
     """Allocations, first-call set-up and page faults happen here, outside the clock."""
     prompt_ids = generator.encode([{"role": "user", "content": question.turns[0]}])[:64]
     for contender in contenders:
         contender.answer(prompt_ids, WARM_UP_TOKENS)
 
 
-def ask(question: Question, contenders: list[Contender], generator: Generator, max_new_tokens: int) -> dict[str, Any]:
+def room(questions: Sequence[Question], target: Target, max_new_tokens: int) -> int:
+    """A max_length in which every conversation fits, if the model's limit allows; several engines share the memory."""
+    encode, most = Generator(target, None).encode, 2
+    for question in questions:
+        said = []
+        for turn in question.turns:
+            said += [{"role": "user", "content": turn}, {"role": "assistant", "content": "."}]
+        most = max(most, len(encode(said[:-1])) + len(question.turns) * (max_new_tokens + ENCODED_AGAIN))
+    return min(most, target.config.max_positions)
+
+
+def ask_all(
+    questions: Sequence[Question],
+    contenders: list[Contender],
+    generator: Generator,
+    max_new_tokens: int,
+    on_question: OnQuestion,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """(a row per question, what was left out and why); who goes first rotates.
+
+    Raises RequestError if no question could be run.
+    """
+    rows: list[Row] = []
+    skipped: list[dict[str, Any]] = []
+    for index, question in enumerate(questions):
+        turn = index % len(contenders)
+        try:
+            rows.append(ask(question, contenders[turn:] + contenders[:turn], generator, max_new_tokens))
+        except RequestError as error:
+            log.warning("question %s is left out: %s", question.question_id, error)
+            skipped.append({"question_id": question.question_id, "reason": str(error)})
+        on_question(index + 1, len(questions))
+    if not rows:
+        raise RequestError(f"no question could be run; the first: {skipped[0]['reason']}")
+    return rows, skipped
+
+
+def ask(question: Question, contenders: list[Contender], generator: Generator, max_new_tokens: int) -> Row:
     """All turns of one question; the plain answer goes into the history, so everybody continues the same ids."""
     messages: list[dict[str, str]] = []
     turns: list[dict[str, Answer]] = []

@@ -52,7 +52,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         if name != "plain":
             figures[f"identical_to_{name}"] = sum(row["first_difference"][name] is None for row in rows)
     if "speculative" in names:
-        figures |= _drafting(rows, figures)
+        figures |= drafting(rows, figures, "speculative")
     for peer in (name for name in names if name not in ("plain", "speculative")):
         for ours in ("plain", "speculative"):
             if ours in names:
@@ -90,15 +90,15 @@ def _speed(name: str, totals: Sequence[Row]) -> dict[str, Any]:
     return speed
 
 
-def _drafting(rows: Sequence[Row], figures: dict[str, Any]) -> dict[str, Any]:
-    """What speculation brought: speed-up, acceptance, and whether every token is the plain one."""
-    stats = [row["contenders"]["speculative"]["stats"] for row in rows]
+def drafting(rows: Sequence[Row], figures: dict[str, Any], name: str) -> dict[str, Any]:
+    """What speculation brought a contender: speed-up, acceptance, and whether every token is the plain one."""
+    stats = [row["contenders"][name]["stats"] for row in rows]
     rounds, accepted = sum(s["rounds"] for s in stats), sum(s["accepted"] for s in stats)
     per_position = [sum(counts) for counts in zip(*(s["accepted_per_position"] for s in stats), strict=True)]
-    return _compare("speedup_over_plain", "speculative", "plain", rows, figures) | {
+    return _compare("speedup_over_plain", name, "plain", rows, figures) | {
         "mean_acceptance_length": 1 + _ratio(accepted, rounds),
         "acceptance_per_position": [_ratio(count, rounds) for count in per_position],
-        "identical_tokens": figures["identical_to_speculative"] == len(rows),
+        "identical_tokens": figures[f"identical_to_{name}"] == len(rows),
     }
 
 

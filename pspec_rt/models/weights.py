@@ -39,6 +39,12 @@ class _Entry:
     pickle: bool = False
 
 
+def check_unused(folder: Path) -> None:
+    """Raise CheckpointError unless a checkpoint may be written there: nothing is, or an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CheckpointError(f"{folder}: already exists and is not empty; choose another folder or remove it")
+
+
 class Checkpoint:
     """The tensors of a folder's safetensors files, by name.
 

@@ -111,9 +111,11 @@ class MedusaHeadsTrainee(Trainee):
         M, K = target.config.hidden_size, len(drafter.heads)
         self.rule = RowRule(lead=2, masks=K - 1)
         self.blocks = nn.ModuleList(weight(M, M) for _ in range(K))
-        for block in self.blocks:
-            nn.init.zeros_(block.weight)
-            block.bias = nn.Parameter(torch.zeros(M))
+        for block, head in zip(self.blocks, drafter.heads, strict=True):
+            (own,) = head.blocks
+            assert own.b_M is not None, "Medusa's blocks have a bias"
+            block.weight = nn.Parameter(as_tensor(own.w_MM).float().clone())
+            block.bias = nn.Parameter(own.b_M.float().clone())
         head_VM = as_tensor(target.decoder.head_VM)
         self._set_vocab(draft_ids_D, target.config.vocab_size)
         self._head_DM = (head_VM if draft_ids_D is None else head_VM[self.draft_ids_D]).to(dtype)

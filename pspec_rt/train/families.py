@@ -15,9 +15,10 @@ from ..drafters.base import Drafter
 from ..drafters.checkpoint import save_drafter
 from ..drafters.feature import FeatureDrafter
 from ..drafters.lm import LMDrafter, ParallelLMDrafter
+from ..errors import ConfigError
 from ..models.config import ModelConfig
 from ..models.target import Target
-from ..quantize import Weight
+from ..quantize import Int8Weight, Weight
 from .attention import Attend, attention
 from .batch import Batch, RowRule
 from .errors import TrainError
@@ -226,6 +227,12 @@ def after_blocks(x_RM: Tensor, depth_R: Tensor, blocks: Sequence[nn.Linear]) -> 
     for part_RM, block in zip(x_RM[order_R].split(counts), blocks, strict=True):
         parts.append(part_RM + F.silu(linear(part_RM, block.weight, bias=block.bias)))
     return torch.cat(parts)[torch.argsort(order_R)]
+
+
+def check_float(target: Target) -> None:
+    """Raise ConfigError for an int8 target: drafters run over whole texts beside float weights only."""
+    if any(isinstance(weight, Int8Weight) for weight in (target.decoder.embed_VM, target.decoder.head_VM)):
+        raise ConfigError("drafters learn from a target in bf16 or fp32: load it so; the drafter serves int8 as well")
 
 
 def as_tensor(weight: Weight) -> Tensor:

@@ -24,11 +24,11 @@ from .errors import TrainError, disk_errors
 from .evaluate import Acceptance, default_trees, evaluate
 from .families import Trainee
 from .features import Features
+from .optimizer import Optimizer
 
 log = logging.getLogger("pspec_rt")
 
 STATE, LOG = "training.pt", "log.jsonl"
-INPUT_MATRICES = ("fc.", "anchor_map.")  # learn slower: a high rate undoes a fitted start
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class TrainConfig:
     Attributes:
         steps, minutes: the end, whichever comes first; one of them must be given.
         batch, micro: anchors per optimiser step, and at most in one pass (gradients are accumulated).
-        lr, input_lr: peak learning rate, and its factor for the matrices that read the target's features.
+        lr, input_lr, muon: peak learning rate, its factors for the matrices that read the target's features and for
+            those that Muon updates (0: AdamW does); see `Optimizer`.
         warm_up, floor: steps until the peak; the rate's factor at the end of the cosine.
         keep, least: conditional drop-token: depth d keeps the share max(keep**d, least) of the groups.
         prompts: learn prompt tokens too, not only the answer's.
@@ -54,6 +55,7 @@ class TrainConfig:
     micro: int = 1024
     lr: float = 1e-3
     input_lr: float = 0.05
+    muon: float = 2.0
     warm_up: int = 60
     floor: float = 0.02
     weight_decay: float = 0.01
@@ -73,6 +75,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ConfigError(f"{name}={value}: expected a number above 0")
+        if self.muon < 0:
+            raise ConfigError(f"muon={self.muon}: expected 0 or a number above")
         for name in ("floor", "keep", "least", "hard", "depth_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)}: expected a number from 0 to 1")
@@ -127,20 +131,11 @@ class Training:
         self.trainee, self.material, self.config, self.out, self.report = trainee, material, config, out, report
         self.rule = replace(trainee.rule, keep=config.keep, least=config.least, prompts=config.prompts)
         self.depth_weights = [config.depth_decay**depth for depth in range(self.rule.masks + 1)]
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), betas=(0.9, 0.95), fused=True)
+        self.optimizer = Optimizer(trainee, config.lr, config.input_lr, config.muon, config.weight_decay)
         self.progress = Progress()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         self._model: nn.Module = _parallel(trainee) if self.world > 1 else trainee
         self._saved_step: int | None = None
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups with their part of the learning rate; norms, biases and embeddings do not decay."""
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for name, parameter in self.trainee.named_parameters():
-            decay = self.config.weight_decay if parameter.dim() == 2 and "embed" not in name else 0.0
-            rate = self.config.input_lr if name.startswith(INPUT_MATRICES) else 1.0
-            groups.setdefault((rate, decay), []).append(parameter)
-        return [{"params": p, "weight_decay": decay, "rate": rate} for (rate, decay), p in groups.items()]
 
     # -- the run -------------------------------------------------------------------------------------------------
 
@@ -189,8 +184,6 @@ class Training:
         """One optimiser step; returns its row of the log."""
         config, progress = self.config, self.progress
         factor = self.rate(progress.step, self._share())
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * group["rate"] * factor
         begin, parts_KL = time.perf_counter(), torch.zeros(len(self.depth_weights), 2)
         passes = max(1, round(config.batch / config.micro / self.world))
         anchors = 0
@@ -207,8 +200,7 @@ class Training:
                 f"the loss is not a number after step {progress.step}. {self.out} keeps the drafter of step "
                 f"{self._saved_step}; run the same command with a lower --lr to go on from there"
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.optimizer.step(factor)
         progress.step += 1
         progress.anchors += anchors * self.world
         return {

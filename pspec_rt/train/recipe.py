@@ -19,10 +19,9 @@ from ..drafters.new import init_drafter
 from ..errors import ConfigError
 from ..models.config import GenerationDefaults, parse_config
 from ..models.target import Target, decoder_pieces, empty_decoder
-from ..quantize import Int8Weight
 from .baselines import EagleTrainee, MedusaHeadsTrainee, ParallelEagleTrainee
 from .data import Text
-from .families import FeatureTrainee, LMTrainee, Trainee
+from .families import FeatureTrainee, LMTrainee, Trainee, check_float
 from .features import Features
 from .init import RIDGE_TOKENS, damp, fit, take_layers
 from .published import BASELINES, new_eagle, new_medusa_heads, new_p_eagle
@@ -100,9 +99,7 @@ def prepare(
             on the second.
         dtype: of the rows in training.
     """
-    weights = (target.decoder.embed_VM, target.decoder.head_VM)
-    if any(isinstance(weight, Int8Weight) for weight in weights):
-        raise ConfigError("drafters learn from a target in bf16 or fp32: load it so; the drafter serves int8 as well")
+    check_float(target)
     if recipe.family == LM or recipe.family == PARD:
         return LMTrainee(_language_model(recipe, target, texts), target, dtype), {}
     facts: dict[str, Any] = {}

@@ -336,7 +336,7 @@ def test_the_command_stops_at_ctrl_c(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--temperature", "warm"], "--temperature warm: expected numbers"),
+        (["--temperature", "warm"], "--temperature 'warm': expected numbers"),
         (["--temperature", "-1"], "temperature=-1"),
         (["--samples", "0"], "samples=0"),
         (["--out", "/no/such/folder/out.jsonl"], "there is no folder /no/such/folder"),

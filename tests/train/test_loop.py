@@ -24,6 +24,7 @@ from pspec_rt.train.errors import TrainError
 from pspec_rt.train.evaluate import evaluate
 from pspec_rt.train.features import LiveFeatures, Reader
 from pspec_rt.train.loop import LOG, STATE, Material, TrainConfig, Training
+from pspec_rt.train.optimizer import Optimizer
 from pspec_rt.train.plot import plot_available, plot_log, read_log
 from pspec_rt.tree import TreeSpec
 from tests.tiny import tiny_checkpoint
@@ -87,8 +88,25 @@ def test_the_rate_warms_up_and_falls(tmp_path: Path) -> None:
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[0] < 0.11 and rates[10] > 0.95 and rates[100] == pytest.approx(0.05)
     run._step()
-    by_rate = {group["rate"]: group["lr"] for group in run.optimizer.param_groups}
-    assert by_rate[CONFIG.input_lr] == pytest.approx(CONFIG.input_lr * by_rate[1.0])
+    by_rate = {group["rate"]: group["lr"] for part in run.optimizer.parts for group in part.param_groups}
+    assert {rate: lr / by_rate[1.0] for rate, lr in by_rate.items()} == pytest.approx({r: r for r in by_rate})
+    assert {CONFIG.input_lr, CONFIG.muon, 1.0} == set(by_rate)
+
+
+@pytest.mark.parametrize("muon", [0.0, 2.0])
+@pytest.mark.parametrize("family", FEATURE + LANGUAGE + BASELINES)
+def test_every_parameter_has_one_optimiser(family: str, muon: float) -> None:
+    module = drafter(family, k=3)
+    optimizer = Optimizer(module, lr=1e-3, input_lr=0.05, muon=muon, weight_decay=0.0)
+    owner: dict[torch.nn.Parameter, str] = {}
+    for part in optimizer.parts:
+        for group in part.param_groups:
+            assert not any(parameter in owner for parameter in group["params"])
+            owner |= dict.fromkeys(group["params"], type(part).__name__)
+    names = {name: owner[parameter] for name, parameter in module.named_parameters()}
+    by_muon = {name for name, kind in names.items() if kind == "Muon"}
+    inner = {name for name in names if name.endswith(("_proj.weight", "linear.weight")) or name.startswith("blocks.")}
+    assert by_muon == ({name for name in inner if not name.endswith("bias")} if muon else set())
 
 
 def test_a_nan_loss_stops_and_keeps_the_last_drafter(tmp_path: Path) -> None:
@@ -123,7 +141,7 @@ def test_a_state_of_another_drafter_is_refused(tmp_path: Path) -> None:
         training(tmp_path, family="parallelspec-medusa").resume()
 
 
-@pytest.mark.parametrize("bad", [{"steps": None}, {"steps": 0}, {"keep": 1.5}, {"lr": -1.0}])
+@pytest.mark.parametrize("bad", [{"steps": None}, {"steps": 0}, {"keep": 1.5}, {"lr": -1.0}, {"muon": -1.0}])
 def test_bad_settings_are_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         replace(CONFIG, **bad)
