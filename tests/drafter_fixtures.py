@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -117,8 +118,48 @@ def _norm(size: int) -> Tensor:
 # -- what a drafter should say, from a whole text at once: no cache, no rounds ---------------------
 
 
+BROKEN = ("positions", "blind", "gap")  # rules of `layout`
+
+
+def layout(known: int, n: int, wrong: str = "") -> tuple[Tensor, Tensor]:
+    """Positions of n rows, and the rows that each sees: all up to itself. Rows from `known` on are masks or drafted.
+
+    `wrong` breaks one rule: those rows lie one "positions" too far, are "blind" to one another, or they and the newest
+    known row miss the row before that, a "gap".
+    """
+    at, seen = torch.arange(n), torch.ones(n, n, dtype=torch.bool).tril()
+    if wrong == "positions":
+        at[known:] += 1
+    if wrong == "blind":
+        seen[known:, known:] = torch.eye(n - known, dtype=torch.bool)
+    if wrong == "gap":
+        seen[known - 1 :, known - 2 : known - 1] = False
+    return at, seen
+
+
+def misread(features: Tensor, wrong: str) -> Tensor:
+    """Features of another token ("shift"), or the target's hidden states in another order ("taps")."""
+    features = features.roll(1, dims=0) if wrong == "shift" else features
+    return features.roll(WIDTH, dims=1) if wrong == "taps" else features
+
+
+def expect(wrong: str, run: Callable[[], None]) -> None:
+    """Run it; with a rule broken it must fail."""
+    if not wrong:
+        return run()
+    with pytest.raises(AssertionError):
+        run()
+    return None
+
+
 def feature_logits(
-    raw: dict[str, Any], tensors: dict[str, Tensor], target: Target, tokens: Tensor, features: Tensor, K: int
+    raw: dict[str, Any],
+    tensors: dict[str, Tensor],
+    target: Target,
+    tokens: Tensor,
+    features: Tensor,
+    K: int,
+    wrong: str = "",
 ) -> Tensor:
     """[K, D] logits of the drafts after `tokens`, from the description of the two ParallelSpec forms."""
     L, eagle = len(tokens), raw["pspec"]["kind"] == EAGLE
@@ -134,7 +175,7 @@ def feature_logits(
         if "anchor_map.weight" in tensors:
             mask = mask + tensors["anchor_map.weight"] @ rows[-1]
         x = torch.cat([x, mask[None]])
-    hidden = llama(raw, tensors, x)[L - 2 :]  # row L-2 is the anchor, masks follow at L-1, L, ...
+    hidden = llama(raw, tensors, x, *layout(L - 1, len(x), wrong))[L - 2 :]  # the anchor's row, then the masks'
     if "res_blocks.0.linear.weight" in tensors:
         for depth in range(K):
             name = f"res_blocks.{depth}.linear"
@@ -155,8 +196,8 @@ def draft_ids(tensors: dict[str, Tensor]) -> Tensor:
     return torch.arange(len(tensors["d2t"])) + tensors["d2t"]
 
 
-def llama(raw: dict[str, Any], tensors: dict[str, Tensor], x: Tensor) -> Tensor:
-    """Causal Llama layers and the final norm over rows at positions 0, 1, 2, ..."""
+def llama(raw: dict[str, Any], tensors: dict[str, Tensor], x: Tensor, at: Tensor, seen: Tensor) -> Tensor:
+    """Llama layers and the final norm over rows at positions `at` that see `seen` [rows, rows]."""
 
     def norm(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.pow(2).mean(-1, keepdim=True) + raw["rms_norm_eps"]).sqrt() * weight
@@ -166,21 +207,20 @@ def llama(raw: dict[str, Any], tensors: dict[str, Tensor], x: Tensor) -> Tensor:
 
     n = len(x)
     theta = raw["rope_parameters"]["rope_theta"]
-    angle = torch.arange(n)[:, None] / theta ** (torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    angle = at[:, None] / theta ** (torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     cos, sin = angle.cos(), angle.sin()
 
     def rotate(x: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
-    future = torch.ones(n, n, dtype=torch.bool).triu(1)
     for i in range(raw["num_hidden_layers"]):
         w = {name.removeprefix(f"layers.{i}."): t for name, t in tensors.items()}
         y = norm(x, w["input_layernorm.weight"])
         q = rotate(heads(y, w["self_attn.q_proj.weight"]))
         k = rotate(heads(y, w["self_attn.k_proj.weight"])).repeat_interleave(HEADS // KV_HEADS, dim=0)
         v = heads(y, w["self_attn.v_proj.weight"]).repeat_interleave(HEADS // KV_HEADS, dim=0)
-        scores = (q @ k.transpose(1, 2) / HEAD_DIM**0.5).masked_fill(future, -torch.inf)
+        scores = (q @ k.transpose(1, 2) / HEAD_DIM**0.5).masked_fill(~seen, -torch.inf)
         x = x + (scores.softmax(-1) @ v).transpose(0, 1).reshape(n, -1) @ w["self_attn.o_proj.weight"].T
         y = norm(x, w["post_attention_layernorm.weight"])
         gate, up = y @ w["mlp.gate_proj.weight"].T, y @ w["mlp.up_proj.weight"].T

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tests.drafter_fixtures import HEAD_DIM, HEADS, KV_HEADS
+from tests.drafter_fixtures import HEAD_DIM, HEADS, KV_HEADS, layout
 from tests.drafter_formats import LLAMA, MASK
 
 EPS, THETA = LLAMA["rms_norm_eps"], LLAMA["rope_theta"]
@@ -50,28 +50,28 @@ def of_layer(tensors: Tensors, prefix: str) -> Tensors:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def causal(n: int) -> Tensor:
-    return torch.ones(n, n, dtype=torch.bool).tril()
-
-
-def eagle1(tensors: Tensors, table: Tensor, head: Tensor, tokens: Tensor, features: Tensor, path: list[int]) -> Tensor:
-    """[V] logits after the text and a path."""
+def eagle1(
+    tensors: Tensors, table: Tensor, head: Tensor, tokens: Tensor, features: Tensor, path: list[int], wrong: str = ""
+) -> Tensor:
+    """[V] logits after the text and a path. `wrong`, here and below: see `layout`."""
     w, bias = of_layer(tensors, "layers.0."), tensors.get("fc.bias", 0)
     text = torch.cat([tokens, torch.tensor(path, dtype=torch.int64)])
     above = features[: len(tokens) - 1]
     for _ in range(len(path) + 1):
         x = torch.cat([table[text[1 : len(above) + 1]], above], dim=1) @ tensors["fc.weight"].T + bias
-        at = torch.arange(len(x))
-        x = x + attention(w, x, x, at, at, causal(len(x)))
+        at, seen = layout(len(tokens) - 1, len(x), wrong)
+        x = x + attention(w, x, x, at, at, seen)
         x = x + mlp(w, x)
         above = torch.cat([above, x[-1:]])
     return x[-1] @ head.T
 
 
-def eagle3_rows(tensors: Tensors, embedded: Tensor, x: Tensor, seen: Tensor, norm_first: bool = False) -> Tensor:
-    """The layers of EAGLE-3 over rows at positions 0, 1, 2, ..; not normed at the end."""
+def eagle3_rows(
+    tensors: Tensors, embedded: Tensor, x: Tensor, rows: tuple[Tensor, Tensor], norm_first: bool = False
+) -> Tensor:
+    """The layers of EAGLE-3 over rows that `layout` lays out; not normed at the end."""
     first = "midlayer." if "midlayer.hidden_norm.weight" in tensors else "layers.0."
-    w, at = of_layer(tensors, first), torch.arange(len(x))
+    w, (at, seen) = of_layer(tensors, first), rows
     hidden = normed(x, w["hidden_norm.weight"])
     joined = torch.cat([normed(embedded, w["input_layernorm.weight"]), hidden], dim=1)
     x = (hidden if norm_first else x) + attention(w, joined, joined, at, at, seen)
@@ -86,27 +86,30 @@ def eagle3_rows(tensors: Tensors, embedded: Tensor, x: Tensor, seen: Tensor, nor
 
 
 def eagle3(
-    tensors: Tensors, table: Tensor, tokens: Tensor, features: Tensor, path: list[int], norm_first: bool = False
+    tensors: Tensors,
+    table: Tensor,
+    tokens: Tensor,
+    features: Tensor,
+    path: list[int],
+    norm_first: bool = False,
+    wrong: str = "",
 ) -> Tensor:
     """[D] logits after the text and a path."""
     text = torch.cat([tokens, torch.tensor(path, dtype=torch.int64)])
     x = features[: len(tokens) - 1] @ tensors["fc.weight"].T
     for _ in range(len(path) + 1):
-        out = eagle3_rows(tensors, table[text[1 : len(x) + 1]], x, causal(len(x)), norm_first)
+        rows = layout(len(tokens) - 1, len(x), wrong)
+        out = eagle3_rows(tensors, table[text[1 : len(x) + 1]], x, rows, norm_first)
         x = torch.cat([x, out[-1:]])
     return normed(out[-1], tensors["norm.weight"]) @ tensors["lm_head.weight"].T
 
 
-def p_eagle(
-    tensors: Tensors, table: Tensor, tokens: Tensor, features: Tensor, K: int, blind_masks: bool = False
-) -> Tensor:
-    """[K, D] logits. `blind_masks`: a wrong rule, masks that do not see each other."""
+def p_eagle(tensors: Tensors, table: Tensor, tokens: Tensor, features: Tensor, K: int, wrong: str = "") -> Tensor:
+    """[K, D] logits."""
     ids = torch.cat([tokens[1:], torch.full((K - 1,), MASK)])
     given = torch.cat([features[: len(tokens) - 1], tensors["mask_hidden"].view(1, -1).repeat(K - 1, 1)])
-    seen = causal(len(ids))
-    if blind_masks:
-        seen[len(tokens) - 1 :, len(tokens) - 1 :] = torch.eye(K - 1, dtype=torch.bool)
-    x = eagle3_rows(tensors, table[ids], given @ tensors["fc.weight"].T, seen)
+    rows = layout(len(tokens) - 1, len(ids), wrong)
+    x = eagle3_rows(tensors, table[ids], given @ tensors["fc.weight"].T, rows)
     return normed(x[-K:], tensors["norm.weight"]) @ tensors["lm_head.weight"].T
 
 
@@ -123,20 +126,21 @@ def medusa(tensors: Tensors, features: Tensor, L: int, K: int, blocks: int) -> T
 
 
 def dflash(
-    tensors: Tensors, table: Tensor, head: Tensor, tokens: Tensor, features: Tensor, block: int, one_way: bool = False
+    tensors: Tensors, table: Tensor, head: Tensor, tokens: Tensor, features: Tensor, block: int, wrong: str = ""
 ) -> Tensor:
-    """[block - 1, V] logits of the masks. `one_way`: a wrong rule, rows that see only earlier ones of the block."""
+    """[block - 1, V] logits of the masks. `wrong` breaks a rule: the block lies one of "positions" too far, or its rows
+    see "one way", only what is before them."""
     known = len(tokens) - 1
     context = normed(features[:known] @ tensors["fc.weight"].T, tensors["hidden_norm.weight"])
     x = table[torch.cat([tokens[-1:], torch.full((block - 1,), MASK)])]
-    at = torch.arange(known, known + block)
+    at = torch.arange(known, known + block) + (wrong == "positions")
     seen = torch.ones(block, known + block, dtype=torch.bool)
-    if one_way:
-        seen[:, known:] = causal(block)
+    if wrong == "one way":
+        seen = seen.tril(known)
     i = 0
     while w := of_layer(tensors, f"layers.{i}."):
         y = normed(x, w["input_layernorm.weight"])
-        x = x + attention(w, y, torch.cat([context, y]), at, torch.arange(known + block), seen)
+        x = x + attention(w, y, torch.cat([context, y]), at, torch.cat([torch.arange(known), at]), seen)
         x = x + mlp(w, x)
         i += 1
     return normed(x[1:], tensors["norm.weight"]) @ head.T

@@ -18,6 +18,7 @@ from pspec_rt.ops._dispatch import native
 from tests.tiny import tiny_target
 
 pytest.importorskip("triton")
+needs_native = pytest.mark.skipif(not native.available, reason="pspec_rt._C is not built (pip install -e .)")
 
 
 def job(tmp_path: Path) -> run.Job:
@@ -95,7 +96,7 @@ def test_a_weight_has_orders_of_both_kinds(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for the interpreter: tensors are on the CPU")
 @pytest.mark.usefixtures("triton_device")
-@pytest.mark.parametrize("name", ["memory", "tune", "matrix", "rounds"])
+@pytest.mark.parametrize("name", ["memory", "tune", "matrix", "rounds", pytest.param("commit", marks=needs_native)])
 def test_section(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the interpreter: the numbers mean nothing, but all that computes them ran."""
     module = pytest.importorskip(f"bench.gpu.{name}")
@@ -113,7 +114,7 @@ def test_section(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="its CPU side")
-@pytest.mark.skipif(not native.available, reason="pspec_rt._C is not built (pip install -e .)")
+@needs_native
 def test_section_loops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from bench.gpu import loops
 

@@ -13,6 +13,7 @@ from pspec_rt.drafters.base import Drafter
 from pspec_rt.drafters.checkpoint import load_drafter
 from pspec_rt.tree import TreeSpec
 from tests.drafter_fixtures import (
+    BROKEN,
     EAGLE,
     MEDUSA,
     WIDTH,
@@ -21,8 +22,10 @@ from tests.drafter_fixtures import (
     check_chunked_prefill,
     check_ragged_batch,
     draft_ids,
+    expect,
     feature_checkpoint,
     feature_logits,
+    misread,
 )
 from tests.tiny import tiny_target
 
@@ -60,10 +63,10 @@ def make_texts(drafter: Drafter, prompts: tuple[int, ...] = PROMPTS) -> list[Tex
     return [Text.random(60, WIDTH * len(drafter.taps), prompt) for prompt in prompts]
 
 
-def check_all(replay: Replay, raw: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def check_all(replay: Replay, raw: dict[str, Any], tensors: dict[str, Tensor], wrong: str = "") -> None:
     for slot, text in enumerate(replay.texts):
-        known = text.tokens[: text.length], text.features[: text.length]
-        logits = feature_logits(raw, tensors, tiny_target(), *known, replay.state.shape.K)
+        known = text.tokens[: text.length], misread(text.features[: text.length], wrong)
+        logits = feature_logits(raw, tensors, tiny_target(), *known, replay.state.shape.K, wrong)
         replay.check(slot, logits, draft_ids(tensors))
 
 
@@ -80,6 +83,16 @@ def test_rounds_equal_the_straight_line(tmp_path: Path, variant: str, sampling: 
             replay.accept(counts)
         replay.draft()
         check_all(replay, raw, tensors)
+
+
+@pytest.mark.parametrize("wrong", [*BROKEN, "shift", "taps"])
+@pytest.mark.parametrize("variant", ["eagle-all", "medusa-narrow"])
+def test_a_broken_rule_shows(tmp_path: Path, variant: str, wrong: str) -> None:
+    drafter, raw, tensors = make(tmp_path, variant)
+    replay = Replay(drafter, make_texts(drafter), TreeSpec.best_first(4, 12, candidates=6))
+    replay.accept((1, 3, 5))
+    replay.draft()
+    expect(wrong, lambda: check_all(replay, raw, tensors, wrong))
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])

@@ -18,7 +18,17 @@ from pspec_rt.engine import Engine
 from pspec_rt.models import Target
 from pspec_rt.sampling import SamplingParams
 from pspec_rt.tree import TreeSpec
-from tests.drafter_fixtures import VOCAB, Replay, Text, check_chunked_prefill, check_ragged_batch, paths_of
+from tests.drafter_fixtures import (
+    BROKEN,
+    VOCAB,
+    Replay,
+    Text,
+    check_chunked_prefill,
+    check_ragged_batch,
+    expect,
+    layout,
+    paths_of,
+)
 from tests.straight_line import fixed_tree, grown_tree
 from tests.tiny import copy_checkpoint, edit_json, tiny_checkpoint, tiny_target
 
@@ -35,9 +45,12 @@ def reference(architecture: str) -> Any:
 
 
 @torch.no_grad()
-def logits_of_text(architecture: str, tokens: Tensor) -> Tensor:
-    """[tokens, V]"""
-    return reference(architecture)(tokens[None]).logits[0]
+def logits_of_text(architecture: str, tokens: Tensor, known: int = 0, wrong: str = "") -> Tensor:
+    """[tokens, V]; `wrong` breaks a rule for the tokens from `known` on, see `layout`."""
+    if wrong not in BROKEN:
+        return reference(architecture)(tokens[None]).logits[0]
+    at, seen = layout(known, len(tokens), wrong)
+    return reference(architecture)(tokens[None], position_ids=at[None], attention_mask=seen[None, None]).logits[0]
 
 
 def make_text(prompt: int, vocab: int = VOCAB) -> Text:
@@ -63,22 +76,29 @@ def sequential(architecture: str = "LlamaForCausalLM", target: Target | None = N
     return drafter
 
 
-def check_pard(replay: Replay, architecture: str) -> None:
+def check_pard(replay: Replay, architecture: str, wrong: str = "") -> None:
+    """`wrong`: of `layout`; or the row of a position predicts what the next one should, "shift", or another "mask"."""
     K = replay.state.shape.K
     for slot, text in enumerate(replay.texts):
-        tokens = torch.cat([text.tokens[: text.length], torch.full((K - 1,), MASK)])
-        replay.check(slot, logits_of_text(architecture, tokens)[-K:], torch.arange(VOCAB))
+        tokens = torch.cat([text.tokens[: text.length], torch.full((K - 1,), MASK - (wrong == "mask"))])
+        logits = logits_of_text(architecture, tokens, text.length, wrong).roll(int(wrong == "shift"), dims=0)
+        replay.check(slot, logits[-K:], torch.arange(VOCAB))
 
 
-def check_sequential(replay: Replay, architecture: str, vocab: int = VOCAB) -> None:
-    """A node's token is among the best after the path that leads to it, by one pass over the text and the path."""
+def check_sequential(replay: Replay, architecture: str, vocab: int = VOCAB, wrong: str = "") -> None:
+    """A node's token is among the best after the path that leads to it, by one pass over the text and the path.
+
+    `wrong`: of `layout`; or a pass starts without the newest token, "shift".
+    """
     s, tree = replay.state, replay.tree
     for slot, text in enumerate(replay.texts):
         temperature = float(s.temperature_BK[slot, 0]) if s.mode == "noise" else 0.0
 
         def logits_of(path: list[int], text: Text = text, slot: int = slot, temperature: float = temperature) -> Tensor:
-            tokens = torch.cat([text.tokens[: text.length], torch.tensor(path, dtype=torch.int64)])
-            logits = logits_of_text(architecture, torch.where(tokens < VOCAB, tokens, 0))[-1, :vocab]
+            known = text.tokens[: text.length - (wrong == "shift")]
+            tokens = torch.cat([known, torch.tensor(path, dtype=torch.int64)])
+            tokens = torch.where(tokens < VOCAB, tokens, 0)
+            logits = logits_of_text(architecture, tokens, len(known), wrong)[-1, :vocab]
             if temperature == 0:
                 return logits
             return logits / temperature + s.noise_BPV[slot, len(path), : len(logits)]
@@ -104,6 +124,24 @@ def test_rounds_equal_transformers(tmp_path: Path, kind: str, architecture: str,
             replay.accept(counts)
         replay.draft()
         check(replay, architecture)
+
+
+@pytest.mark.parametrize("wrong", [*BROKEN, "shift", "mask"])
+def test_a_broken_rule_of_pard_shows(tmp_path: Path, wrong: str) -> None:
+    replay = Replay(pard(tmp_path), make_texts(), TreeSpec.chain(4))
+    replay.accept(ROUNDS[0])
+    replay.draft()
+    check_pard(replay, "LlamaForCausalLM")
+    expect(wrong, lambda: check_pard(replay, "LlamaForCausalLM", wrong))
+
+
+@pytest.mark.parametrize("wrong", [*BROKEN, "shift"])
+def test_a_broken_rule_of_an_lm_shows(wrong: str) -> None:
+    replay = Replay(sequential(), make_texts(), TreeSpec.best_first(5, 40, candidates=6))
+    replay.accept(ROUNDS[0])
+    replay.draft()
+    check_sequential(replay, "LlamaForCausalLM")
+    expect(wrong, lambda: check_sequential(replay, "LlamaForCausalLM", wrong=wrong))
 
 
 @pytest.mark.parametrize("k", [1, 32])

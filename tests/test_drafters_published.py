@@ -17,7 +17,18 @@ from pspec_rt.drafters.config import DFLASH, EAGLE1, EAGLE3, MEDUSA_HEADS, PARD2
 from pspec_rt.tree import TreeSpec
 from tests import drafter_formats as formats
 from tests import straight_line
-from tests.drafter_fixtures import VOCAB, WIDTH, Replay, Text, draft_ids, paths_of
+from tests.drafter_fixtures import (
+    BROKEN,
+    VOCAB,
+    WIDTH,
+    Replay,
+    Text,
+    draft_ids,
+    expect,
+    layout,
+    misread,
+    paths_of,
+)
 from tests.drafter_formats import MASK, Made
 from tests.test_drafters_lm import reference
 from tests.tiny import tiny_target
@@ -101,17 +112,22 @@ def test_eagle3(tmp_path: Path, tree: str, options: dict[str, Any]) -> None:
     check_grown(replay_of(drafter, TREES[tree]), TREES[tree], draft_ids(tensors), logits)
 
 
-@pytest.mark.parametrize("make, line", [(formats.eagle1, "eagle1"), (formats.eagle3, "eagle3")])
-def test_a_wrong_shift_of_the_features_shows(tmp_path: Path, make: Callable[..., Made], line: str) -> None:
+GROWING_BROKEN = [
+    *((formats.eagle1, "eagle1", wrong) for wrong in (*BROKEN, "shift")),
+    *((formats.eagle3, "eagle3", wrong) for wrong in (*BROKEN, "shift", "taps")),
+]
+
+
+@pytest.mark.parametrize("make, line, wrong", GROWING_BROKEN)
+def test_a_broken_rule_of_growing_shows(tmp_path: Path, make: Callable[..., Made], line: str, wrong: str) -> None:
     _, tensors = make(tmp_path)
     drafter, tree = load_drafter(tmp_path, tiny_target()), TREES["static"]
     weights = (tensors, tensors.get("embed_tokens.weight", table()), *((head(),) if line == "eagle1" else ()))
 
-    def wrong(tokens: Tensor, features: Tensor, path: list[int]) -> Tensor:
-        return getattr(straight_line, line)(*weights, tokens, features.roll(1, dims=0), path)
+    def logits(tokens: Tensor, features: Tensor, path: list[int]) -> Tensor:
+        return getattr(straight_line, line)(*weights, tokens, misread(features, wrong), path, wrong=wrong)
 
-    with pytest.raises(AssertionError):
-        check_grown(replay_of(drafter, tree), tree, draft_ids(tensors), wrong)
+    expect(wrong, lambda: check_grown(replay_of(drafter, tree), tree, draft_ids(tensors), logits))
 
 
 # -- in one pass: P-EAGLE, Medusa, PARD-2, DFlash ------------------------------------------------------------------
@@ -128,9 +144,9 @@ PEAGLE_OPTIONS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("wrong", [None, "masks", "shift", "taps"])
+@pytest.mark.parametrize("wrong", ["", *BROKEN, "shift", "taps"])
 @pytest.mark.parametrize("options", PEAGLE_OPTIONS)
-def test_p_eagle(tmp_path: Path, options: dict[str, Any], wrong: str | None) -> None:
+def test_p_eagle(tmp_path: Path, options: dict[str, Any], wrong: str) -> None:
     raw, tensors = formats.eagle3(tmp_path, **options)
     drafter = load_drafter(tmp_path, tiny_target())
     assert (drafter.kind, drafter.max_k) == (PEAGLE, 32)
@@ -138,32 +154,30 @@ def test_p_eagle(tmp_path: Path, options: dict[str, Any], wrong: str | None) -> 
     embedding = tensors.get("embed_tokens.weight", table())
 
     def logits(tokens: Tensor, features: Tensor) -> Tensor:
-        features = features.roll(1, dims=0) if wrong == "shift" else features
-        features = features.roll(WIDTH, dims=1) if wrong == "taps" else features
-        return straight_line.p_eagle(tensors, embedding, tokens, features, 4, blind_masks=wrong == "masks")
+        return straight_line.p_eagle(tensors, embedding, tokens, misread(features, wrong), 4, wrong)
 
     expect(wrong, lambda: check_rows(replay_of(drafter, TreeSpec.best_first(4, 12, 6)), draft_ids(tensors), logits))
 
 
-@pytest.mark.parametrize("wrong", [None, "shift"])
+@pytest.mark.parametrize("wrong", ["", "shift", "heads"])
 @pytest.mark.parametrize("options", [{}, {"blocks": 2, "pickle": False}])
-def test_medusa(tmp_path: Path, options: dict[str, Any], wrong: str | None) -> None:
+def test_medusa(tmp_path: Path, options: dict[str, Any], wrong: str) -> None:
     _, tensors = formats.medusa(tmp_path, **options)
     drafter = load_drafter(tmp_path, tiny_target())
     assert (drafter.kind, drafter.taps, drafter.default_k) == (MEDUSA_HEADS, (-1,), 4)
 
     def logits(tokens: Tensor, features: Tensor) -> Tensor:
-        L = len(tokens) - (wrong == "shift")
-        return straight_line.medusa(tensors, features, L, 4, options.get("blocks", 1))
+        rows = straight_line.medusa(tensors, misread(features, wrong), len(tokens), 4, options.get("blocks", 1))
+        return rows.roll(1, dims=0) if wrong == "heads" else rows
 
     replay = replay_of(drafter, TreeSpec.best_first(4, 12, 6))
     replay.sample((0.0, 0.7, 1.3))
     expect(wrong, lambda: check_rows(replay, torch.arange(VOCAB), logits))
 
 
-@pytest.mark.parametrize("wrong", [None, "eagle shift", "masks", "taps"])
+@pytest.mark.parametrize("wrong", ["", *BROKEN, "eagle shift", "mask features", "taps"])
 @pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen3ForCausalLM"])
-def test_pard2(tmp_path: Path, architecture: str, wrong: str | None) -> None:
+def test_pard2(tmp_path: Path, architecture: str, wrong: str) -> None:
     raw, tensors = formats.pard2(tmp_path, architecture, bias=architecture == "Qwen3ForCausalLM")
     drafter = load_drafter(tmp_path / "checkpoint", tiny_target())
     assert (drafter.kind, drafter.taps) == (PARD2, (-1, 2))
@@ -171,44 +185,34 @@ def test_pard2(tmp_path: Path, architecture: str, wrong: str | None) -> None:
 
     def logits(tokens: Tensor, features: Tensor) -> Tensor:
         """Position t adds the projected features of t-1; masks those of the newest row."""
-        features = features.roll(WIDTH, dims=1) if wrong == "taps" else features
+        features = misread(features, wrong)
         before = torch.cat([torch.zeros(1, features.shape[1]), features[: len(tokens) - 1]])
         if wrong == "eagle shift":
             before = features
-        last = torch.zeros_like(before[-1:]) if wrong == "masks" else before[-1:]
+        last = torch.zeros_like(before[-1:]) if wrong == "mask features" else before[-1:]
         before = torch.cat([before, last.repeat(K - 1, 1)])
         ids = torch.cat([tokens, torch.full((K - 1,), MASK)])
         added = before @ tensors["target_proj.weight"].T + tensors.get("target_proj.bias", 0)
         x = model.get_input_embeddings()(ids) + raw["pard2_scale"] * added
-        return model(inputs_embeds=x[None]).logits[0, -K:]
+        at, seen = layout(len(tokens), len(ids), wrong)
+        return model(inputs_embeds=x[None], position_ids=at[None], attention_mask=seen[None, None]).logits[0, -K:]
 
     with torch.no_grad():
         replay = replay_of(drafter, TreeSpec.best_first(K, 12, 6))
         expect(wrong, lambda: check_rows(replay, torch.arange(VOCAB), logits))
 
 
-@pytest.mark.parametrize("wrong", [None, "one way", "shift", "taps"])
+@pytest.mark.parametrize("wrong", ["", "positions", "one way", "shift", "taps"])
 @pytest.mark.parametrize("k", [5, 3])
-def test_dflash(tmp_path: Path, k: int, wrong: str | None) -> None:
+def test_dflash(tmp_path: Path, k: int, wrong: str) -> None:
     _, tensors = formats.dflash(tmp_path)
     drafter = load_drafter(tmp_path, tiny_target())
     assert (drafter.kind, drafter.taps, drafter.default_k, drafter.max_k) == (DFLASH, (1, 3), 5, 5)
 
     def logits(tokens: Tensor, features: Tensor) -> Tensor:
-        features = features.roll(1, dims=0) if wrong == "shift" else features
-        features = features.roll(WIDTH, dims=1) if wrong == "taps" else features
-        return straight_line.dflash(tensors, table(), head(), tokens, features, 6, one_way=wrong == "one way")[:k]
+        return straight_line.dflash(tensors, table(), head(), tokens, misread(features, wrong), 6, wrong)[:k]
 
     expect(wrong, lambda: check_rows(replay_of(drafter, TreeSpec.best_first(k, 12, 6)), torch.arange(VOCAB), logits))
-
-
-def expect(wrong: str | None, run: Callable[[], None]) -> None:
-    """Run it; with a rule broken it must fail."""
-    if wrong is None:
-        return run()
-    with pytest.raises(AssertionError):
-        run()
-    return None
 
 
 @torch.no_grad()

@@ -1,35 +1,44 @@
-"""Section h: the integer kernels around verification, which count microseconds: build_tree, accept with its publication
-to the ring, compact_kv."""
+"""Section h: the integer kernels, which count microseconds: those of drafting (draft_rows, grow_tree, prune_tree), and
+those around verification (build_tree, accept with its publication to the ring, compact_kv)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from bench.ops._bench import Model
+from bench.ops._bench import MODELS, Model
 from pspec_rt import ops
 from pspec_rt.ring import Ring
 
+from .kernels import bind
 from .run import Job
 from .shapes import GPU_MODELS, TINY
 from .timing import time_calls
 
 BAR_US = 15.0  # accept, publication and compaction of one slot together
 PREFIX, S, P, N = 1024, 1200, 8, 16
+DRAFTING = {"draft_rows": (1, 8), "grow_tree": (1, 8), "prune_tree": (60,)}  # op: slots, or nodes, of its benchmark
 
 
 def run(job: Job, report: dict[str, Any]) -> None:
     """Fill the section's report."""
     models = (TINY,) if job.small else GPU_MODELS
     report["lines"] = [line for model in models for B in (1, 8) for line in lines(model, B, job.device)]
+    report["lines"] += drafting_lines(job.device)
     found = [
         (line["model"], line["us"])
         for line in report["lines"]
         if line["op"] == "accept + compact_kv" and line["B"] == 1
     ]
     report["summary"] = [f"accept, publish, compact: {us:.1f} us ({model}; bar {BAR_US:.0f} us)" for model, us in found]
+    report["summary"] += [
+        f"{line['op']}, {line['rows']} x {line['shape']}: {line['us']:.1f} us"
+        for line in report["lines"]
+        if line["op"] in DRAFTING
+    ]
 
 
 def lines(model: Model, B: int, device: str) -> list[dict[str, Any]]:
@@ -43,6 +52,17 @@ def lines(model: Model, B: int, device: str) -> list[dict[str, Any]]:
         "accept + compact_kv": slots.commit,
     }
     return [{"op": op, "model": model.name, "B": B, "us": time_calls([call], device).us} for op, call in calls.items()]
+
+
+def drafting_lines(device: str) -> Iterator[dict[str, Any]]:
+    """Microseconds of what no model matters to: the rows of a draft, a level of a tree, its nodes."""
+    for op, counts in DRAFTING.items():
+        with torch.device(device):
+            found = importlib.import_module(f"bench.ops.bench_{op}").cases
+            cases = [case for rows in counts for case in found(MODELS[0], rows)]
+        for case in cases:
+            us = time_calls([bind(getattr(ops, op), *case.make())], device).us
+            yield {"op": op, "model": case.model, "rows": case.rows, "shape": case.shape, "us": us}
 
 
 class Round:

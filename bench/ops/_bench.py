@@ -301,10 +301,12 @@ def run_benchmarks(
             todo = (case for model in models for count in counts for case in cases(model, count))
             backends = backends_of(op, backend, args.device)
             if args.device == "cuda":
-                if "triton" not in backends:
+                if not backends.keys() - {"ref"}:
                     print(f"{op}: no kernel for GPUs")
                     continue
-                measured = (line for case in todo for line in measure_on_gpu(op, case, backends, gbs))
+                # What must be undone after each call is measured by `bench.gpu --only commit`.
+                repeatable = (case for case in todo if case.reset is None)
+                measured = (line for case in repeatable for line in measure_on_gpu(op, case, backends, gbs))
             else:
                 measured = (line for case in todo for line in measure(op, case, backends, samples, gbs))
             lines += print_table(op, measured)

@@ -41,38 +41,6 @@ void gumbel_noise(Address seed, Address first_position, Address out, Int B, Int 
   launch("gumbel_noise", cpu::gumbel_noise, {pointer<int64_t>(seed), pointer<int32_t>(first_position), pointer<float>(out), B, P, V});
 }
 
-void draft_rows(Address emitted, Address count, Address length, Address ids, Address positions, Address prefix,
-                Address words, Address take, Address source, Int B, Int P, Int N, int shift, int mask_id, int vocab) {
-  check(B >= 0 && P >= 1 && P <= N && N <= 64, "draft_rows: 1 <= P <= N <= 64 rows");
-  launch("draft_rows", cpu::draft_rows, {pointer<int32_t>(emitted), pointer<int32_t>(count), pointer<int32_t>(length),
-                   pointer<int32_t>(ids), pointer<int32_t>(positions), pointer<int32_t>(prefix), pointer<int64_t>(words),
-                   pointer<int32_t>(take), pointer<int32_t>(source), B, P, N, shift, mask_id, vocab});
-}
-
-void grow_tree(Address ids, Address scores, Address length, Address words, Address pool_ids, Address pool_scores,
-               Address origin, Address next_ids, Address next_positions, Address next_words, Address next_parent,
-               Address prefix, Address append, Address picks, Int B, Int G, Int C, Int W, Int X, int level, int first,
-               int shift) {
-  check(B >= 0 && W >= 1 && X >= 0 && first >= 0 && first + W + X <= G && G <= 65, "grow_tree: rows lie outside the pool");
-  check(C >= 1 && C <= 16 && X <= W * C && W <= 64, "grow_tree: C must be 1..16, X at most W * C");
-  launch("grow_tree", cpu::grow_tree, {pointer<int32_t>(ids), pointer<float>(scores), pointer<int32_t>(length), pointer<int64_t>(words),
-                   pointer<int32_t>(pool_ids), pointer<float>(pool_scores), pointer<int32_t>(origin),
-                   pointer<int32_t>(next_ids), pointer<int32_t>(next_positions), pointer<int64_t>(next_words),
-                   pointer<int32_t>(next_parent), pointer<int32_t>(prefix), pointer<int32_t>(append),
-                   pointer<int32_t>(picks), B, G, C, W, X, level, first, shift});
-}
-
-void prune_tree(Address pool_ids, Address pool_scores, Address origin, Address bonus, Address length, Address ids,
-                Address parent, Address depth, Address words, Address positions, Address prefix, Address noise_row,
-                Address picks, Int B, Int G, Int C, Int N, Int noise_stride) {
-  check(G >= 1 && G <= 65 && C >= 1 && C <= 16, "prune_tree: G must be 1..65, C 1..16");
-  check(N >= 1 && N <= 64 && N <= 1 + G * C, "prune_tree: N must be 1..64, at most the pool and the root");
-  launch("prune_tree", cpu::prune_tree, {pointer<int32_t>(pool_ids), pointer<float>(pool_scores), pointer<int32_t>(origin),
-                   pointer<int32_t>(bonus), pointer<int32_t>(length), pointer<int32_t>(ids), pointer<int32_t>(parent),
-                   pointer<int32_t>(depth), pointer<int64_t>(words), pointer<int32_t>(positions), pointer<int32_t>(prefix),
-                   pointer<int32_t>(noise_row), pointer<int32_t>(picks), B, G, C, N, noise_stride});
-}
-
 void cast(Address x, Address out, Int size, int x_dtype, int out_dtype) {
   check(size >= 0, "cast: sizes must be positive");
   launch("cast", cpu::cast, {pointer<void>(x), pointer<void>(out), size, dtype(x_dtype), dtype(out_dtype)});
@@ -161,9 +129,9 @@ void bind_ops(pybind11::module_& m) {
   m.def("gumbel_noise", gumbel_noise, ReleaseGil());
   m.def("build_tree", on_cpu("build_tree", build_tree_params, cpu::build_tree), ReleaseGil());
   m.def("accept", on_cpu("accept", accept_params, cpu::accept), ReleaseGil());
-  m.def("draft_rows", draft_rows, ReleaseGil());
-  m.def("grow_tree", grow_tree, ReleaseGil());
-  m.def("prune_tree", prune_tree, ReleaseGil());
+  m.def("draft_rows", on_cpu("draft_rows", draft_rows_params, cpu::draft_rows), ReleaseGil());
+  m.def("grow_tree", on_cpu("grow_tree", grow_tree_params, cpu::grow_tree), ReleaseGil());
+  m.def("prune_tree", on_cpu("prune_tree", prune_tree_params, cpu::prune_tree), ReleaseGil());
   m.def("cast", cast, ReleaseGil());
   m.def("silu_add", silu_add, ReleaseGil());
   m.def("store_tap", store_tap, ReleaseGil());

@@ -4,44 +4,26 @@
 
 #include "launch.cuh"
 #include "loop_ops.h"
-#include "warp.cuh"
+#include "warp_keys.cuh"
 
 namespace pspec::cuda {
 namespace {
 
 constexpr int kPerLane = kMaxFrontier / kWarpSize;
 
-// Entry i lies in shared memory; lane i % 32 keeps its key, 0 if it is taken or was never added.
+// Entry i lies in shared memory, its key in a register.
 struct Open {
   Frontier* entry;  // [kMaxFrontier]
-  int lane;
   int size = 0;
-  uint32_t key[kPerLane] = {};
+  WarpKeys<kPerLane> keys = {};
 
   __device__ void add(const Frontier& added) {
-    if (lane == size % kWarpSize) entry[size] = added;
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (i * kWarpSize + lane == size) key[i] = ordered_bits(added.score);
-    }
-    ++size;
+    if (lane_id() == size % kWarpSize) entry[size] = added;
+    keys.set(size++, ordered_bits(added.score));
   }
 
-  __device__ Frontier take_best() {
-    uint32_t mine = key[0];
-#pragma unroll
-    for (int i = 1; i < kPerLane; ++i) mine = key[i] > mine ? key[i] : mine;
-    const uint32_t largest = __reduce_max_sync(kAllLanes, mine);
-    int first = kMaxFrontier;
-#pragma unroll
-    for (int i = kPerLane - 1; i >= 0; --i) first = key[i] == largest ? i * kWarpSize + lane : first;
-    const int best = __reduce_min_sync(kAllLanes, first);
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (i * kWarpSize + lane == best) key[i] = 0;
-    }
-    return entry[best];  // the collectives above ordered it after its store
-  }
+  // The collectives that find the entry ordered it after its store.
+  __device__ Frontier take_best() { return entry[keys.take_best()]; }
 };
 
 // What is known of a node before its outputs are written.
@@ -87,7 +69,7 @@ __global__ void __launch_bounds__(kWarpSize) grow_best_first(BuildTreeParams p) 
   }
   __syncwarp();
   const Candidates candidates = {scores, static_cast<int>(p.K), static_cast<int>(p.C)};
-  Open open = {entry, lane};
+  Open open = {entry};
   if (p.N > 1) best_first_start(open, candidates);
   for (int n = 1; n < p.N; ++n) {
     const Frontier popped = best_first_pop(open, candidates, n);

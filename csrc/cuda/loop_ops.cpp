@@ -14,6 +14,9 @@ auto on_cuda(Params (*params)(Args...), void (*kernel)(const Params&, void*)) {
 }  // namespace
 
 void bind_cuda_loop(pybind11::module_& m) {
+  m.def("cuda_draft_rows", on_cuda(draft_rows_params, cuda::draft_rows), ReleaseGil());
+  m.def("cuda_grow_tree", on_cuda(grow_tree_params, cuda::grow_tree), ReleaseGil());
+  m.def("cuda_prune_tree", on_cuda(prune_tree_params, cuda::prune_tree), ReleaseGil());
   m.def("cuda_build_tree", on_cuda(build_tree_params, cuda::build_tree), ReleaseGil());
   m.def("cuda_accept", on_cuda(accept_params, cuda::accept), ReleaseGil());
   m.def("cuda_compact_kv", on_cuda(compact_kv_params, cuda::compact_kv), ReleaseGil());

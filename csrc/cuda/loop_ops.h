@@ -5,6 +5,9 @@
 
 namespace pspec::cuda {
 
+void draft_rows(const DraftRowsParams& p, void* stream);
+void grow_tree(const GrowTreeParams& p, void* stream);
+void prune_tree(const PruneTreeParams& p, void* stream);
 void build_tree(const BuildTreeParams& p, void* stream);
 void accept(const AcceptParams& p, void* stream);
 void compact_kv(const CompactKvParams& p, void* stream);

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ..ref.cast import cast as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(x: Tensor, out: Tensor) -> None:
     native.cast(ptr(x), ptr(out), out.numel(), DTYPE_CODE[x.dtype], DTYPE_CODE[out.dtype])
 
 
-_op = Op("cast", ref=_ref, cpu=_cpu)
+_op = Op("cast", ref=_ref, cpu=_cpu, triton=triton_kernel("cast"))
 
 
 def cast(x: Tensor, out: Tensor) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..ref.draft_rows import draft_rows as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native_launch, ptr
 
 MAX_ROWS = 64  # one bit each in a word
 
 
-def _cpu(*tensors: Tensor, shift: int, mask_id: int, vocab: int) -> None:
+def _native(backend: str, *tensors: Tensor, shift: int, mask_id: int, vocab: int) -> None:
     (B, P), N = tensors[0].shape, tensors[3].shape[1]
-    native.draft_rows(*map(ptr, tensors), B, P, N, shift, mask_id, vocab)
+    native_launch("draft_rows", backend, *map(ptr, tensors), B, P, N, shift, mask_id, vocab)
 
 
-_op = Op("draft_rows", ref=_ref, cpu=_cpu)
+_op = Op("draft_rows", ref=_ref, cpu=partial(_native, "cpu"), cuda=partial(_native, "cuda"))
 
 
 def draft_rows(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..ref.grow_tree import grow_tree as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native_launch, ptr
 
 MAX_ROWS = 64  # one bit each in a word
 
 
-def _cpu(*tensors: Tensor, level: int, first: int, shift: int, picks_X: Tensor | None) -> None:
+def _native(backend: str, *tensors: Tensor, level: int, first: int, shift: int, picks_X: Tensor | None) -> None:
     (B, G, C), W, X = tensors[4].shape, tensors[3].shape[1], tensors[7].shape[1]
-    native.grow_tree(*map(ptr, tensors), ptr(picks_X), B, G, C, W, X, level, first, shift)
+    native_launch("grow_tree", backend, *map(ptr, tensors), ptr(picks_X), B, G, C, W, X, level, first, shift)
 
 
-_op = Op("grow_tree", ref=_ref, cpu=_cpu)
+_op = Op("grow_tree", ref=_ref, cpu=partial(_native, "cpu"), cuda=partial(_native, "cuda"))
 
 
 def grow_tree(

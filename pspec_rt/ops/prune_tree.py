@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..ref.prune_tree import prune_tree as _ref
-from ._dispatch import Op, expect_dtypes, expect_shape, native, ptr
+from ._dispatch import Op, expect_dtypes, expect_shape, native_launch, ptr
 
 MAX_NODES = 64  # one bit per node in an ancestor word
 
 
-def _cpu(*tensors: Tensor, noise_stride: int, picks_N: Tensor | None) -> None:
+def _native(backend: str, *tensors: Tensor, noise_stride: int, picks_N: Tensor | None) -> None:
     (B, G, C), N = tensors[0].shape, tensors[5].shape[1]
-    native.prune_tree(*map(ptr, tensors), ptr(picks_N), B, G, C, N, noise_stride)
+    native_launch("prune_tree", backend, *map(ptr, tensors), ptr(picks_N), B, G, C, N, noise_stride)
 
 
-_op = Op("prune_tree", ref=_ref, cpu=_cpu)
+_op = Op("prune_tree", ref=_ref, cpu=partial(_native, "cpu"), cuda=partial(_native, "cuda"))
 
 
 def prune_tree(

@@ -5,14 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ref.silu_add import silu_add as _ref
-from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr
+from ._dispatch import DTYPE_CODE, Op, expect_dtype, expect_shape, native, ptr, triton_kernel
 
 
 def _cpu(y_RM: Tensor, out_RM: Tensor) -> None:
     native.silu_add(ptr(y_RM), ptr(out_RM), *out_RM.shape, DTYPE_CODE[out_RM.dtype])
 
 
-_op = Op("silu_add", ref=_ref, cpu=_cpu)
+_op = Op("silu_add", ref=_ref, cpu=_cpu, triton=triton_kernel("silu_add"))
 
 
 def silu_add(y_RM: Tensor, out_RM: Tensor) -> None:

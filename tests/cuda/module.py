@@ -14,7 +14,9 @@ from pspec_rt.ops import _dispatch
 
 from .build import CSRC, shared_library
 
-OPS = ("build_tree", "accept", "compact_kv", "move_rows", "ngram_draft")
+OPS = (
+    "draft_rows", "grow_tree", "prune_tree", "build_tree", "accept", "compact_kv", "move_rows", "ngram_draft",
+)  # fmt: skip
 SHUFFLED = 2
 
 

@@ -184,3 +184,16 @@ def test_small_ops_are_as_their_definitions(M: int) -> None:
     ops.silu_mul(gate_up_R2I, outs[0])
     ref_of("silu_mul")(gate_up_R2I, outs[1])
     torch.testing.assert_close(*outs, rtol=2**-7, atol=2**-7)
+    sums = [residual_RM.clone(), residual_RM.clone()]
+    ops.silu_add(x_RM, sums[0])
+    ref_of("silu_add")(x_RM, sums[1])
+    torch.testing.assert_close(*sums, rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("size", [1, 65 * 4096 + 3])
+def test_cast_has_the_bits_of_the_definition(size: int) -> None:
+    for x in (bf16(size), torch.randn(size)):
+        for dtype in (BF16, torch.float32):
+            out = torch.empty(size, dtype=dtype)
+            ops.cast(x, out)
+            assert same_bits(out, x.to(dtype))

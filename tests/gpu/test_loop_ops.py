@@ -13,6 +13,7 @@ from pspec_rt.ops._dispatch import obstacle
 from pspec_rt.ring import Ring
 from tests.cuda.test_accept_ring import Slots, check_record
 from tests.ops.cases import bits, i32, ref_of
+from tests.ops.test_prune_tree import random_pool
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(bool(obstacle("cuda", "cuda")), reason="needs _C built with CUDA")]
 GPU = torch.device("cuda")
@@ -47,6 +48,49 @@ def test_build_tree(N: int, K: int, C: int, B: int) -> None:
         ops.build_tree(*tensors[:-2], prefix_B=tensors[-2], noise_row_BN=tensors[-1], noise_stride=9)
 
     same(op, [torch.randint(-1, 999, (B, K, C)).int(), scores_BKC, *slots, *outputs, *more])
+
+
+def int32(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int32)
+
+
+def int64(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("B", [1, 7])
+@pytest.mark.parametrize("P, N, shift", [(2, 2, 0), (6, 10, -1), (33, 64, 0)])
+def test_draft_rows(P: int, N: int, shift: int, B: int) -> None:
+    count_B = torch.randint(0, P + 1, (B,)).int()
+    slots = [torch.randint(0, 100, (B, P)).int(), count_B, (count_B + torch.randint(1, 99, (B,))).int()]
+    outputs = [int32(B, N), int32(B, N), int32(B), int64(B, N), int32(B, 1 + N - P), int32(B, N)]
+    same(ops.draft_rows, [*slots, *outputs], shift=shift, mask_id=7, vocab=90)
+
+
+@pytest.mark.parametrize("picked", [False, True])
+@pytest.mark.parametrize("B", [1, 7])
+@pytest.mark.parametrize("first, W, C, X", [(0, 1, 10, 10), (1, 10, 10, 10), (1, 16, 16, 48), (11, 10, 10, 0)])
+def test_grow_tree(first: int, W: int, C: int, X: int, B: int, picked: bool) -> None:
+    G = first + W + X
+    scores_RC = -torch.randint(0, 4, (B * W, C)).float()  # many ties
+    scores_RC[0, 0] = torch.nan
+    candidates = [torch.randint(0, 999, (B * W, C)).int(), scores_RC, torch.randint(1, 99, (B,)).int()]
+    pool = [int32(B, G, C), -torch.rand(B, G, C), torch.randint(0, C, (B, G)).int()]
+    rows = [int32(B, X), int32(B, X), int64(B, X), int32(B, X), int32(B), int32(B)]
+
+    def op(*tensors: Tensor) -> None:
+        picks_X = tensors[-1] if picked else None
+        ops.grow_tree(*tensors[:-1], level=min(first, 1), first=first, shift=-1, picks_X=picks_X)
+
+    same(op, [*candidates, torch.randint(0, 2**40, (B, W)), *pool, *rows, torch.randperm(W * C)[:X].int()])
+
+
+@pytest.mark.parametrize("B", [1, 7])
+@pytest.mark.parametrize("widths, C, N", [((1,), 4, 1), ((1, 10, 10, 10, 10), 10, 64), ((1, 16, 48), 16, 64)])
+def test_prune_tree(widths: tuple[int, ...], C: int, N: int, B: int) -> None:
+    slots = [torch.randint(0, 99, (B,)).int(), torch.randint(1, 999, (B,)).int()]
+    tree = [int32(B, N), int32(B, N), int32(B, N), int64(B, N), int32(B, N), int32(B), int32(B, N)]
+    same(ops.prune_tree, [*random_pool(B, widths, C), *slots, *tree], noise_stride=9)
 
 
 @pytest.mark.parametrize("B, S", [(1, 7), (3, 1000), (5, 9000)])

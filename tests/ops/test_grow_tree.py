@@ -19,7 +19,9 @@ def rows_of(B: int, X: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("shift", [0, -1])
-@pytest.mark.parametrize("widths, C", [((1,), 3), ((1, 2, 4), 3), ((1, 10, 10, 10), 10), ((1, 32, 32), 16)])
+@pytest.mark.parametrize(
+    "widths, C", [((1,), 3), ((1, 2, 4), 3), ((1, 10, 10, 10), 10), ((1, 32, 32), 16), ((1, 16, 48), 16)]
+)
 def test_levels(backend: str, widths: tuple[int, ...], C: int, shift: int) -> None:
     widths = tuple(min(W, C * above) for W, above in zip(widths, (1, *widths), strict=False))
     B, G = 3, sum(widths)

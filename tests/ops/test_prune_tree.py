@@ -41,7 +41,8 @@ def random_pool(B: int, widths: tuple[int, ...], C: int) -> tuple[Tensor, Tensor
 
 
 @pytest.mark.parametrize(
-    "widths, C, N", [((1,), 4, 1), ((1,), 4, 5), ((1, 3, 3), 4, 12), ((1, 10, 10, 10, 10), 10, 64)]
+    "widths, C, N",
+    [((1,), 4, 1), ((1,), 4, 5), ((1, 3, 3), 4, 12), ((1, 10, 10, 10, 10), 10, 64), ((1, 16, 48), 16, 64)],
 )
 def test_the_best_entries(backend: str, widths: tuple[int, ...], C: int, N: int) -> None:
     pool = ids_BGC, scores_BGC, origin_BG = random_pool(3, widths, C)

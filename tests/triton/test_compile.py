@@ -16,7 +16,7 @@ from pspec_rt.triton_kernels._aot import ARCHITECTURES, Compiled  # noqa: E402
 from pspec_rt.ops._dispatch import REGISTRY  # noqa: E402
 
 # A row rounds alike in each of their compilations, and in linear with the op inside.
-UNFUSED = {"add_rms_norm", "gumbel_noise", "rope_append", "silu_mul"}
+UNFUSED = {"add_rms_norm", "gumbel_noise", "rope_append", "silu_add", "silu_mul"}
 KERNELS = {name for name, op in REGISTRY.items() if "triton" in op.backends}
 
 

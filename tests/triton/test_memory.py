@@ -41,6 +41,14 @@ def silu_mul(dtype: torch.dtype) -> Arguments:
     return {"gate_up_R2I": normal(3, 2 * 1030, dtype=dtype), "out_RI": nans(3, 1030, dtype=dtype)}
 
 
+def silu_add(dtype: torch.dtype) -> Arguments:
+    return {"y_RM": normal(3, 1030, dtype=dtype), "out_RM": normal(3, 1030, dtype=dtype)}
+
+
+def cast(dtype: torch.dtype) -> Arguments:
+    return {"x": normal(3, 1030, dtype=dtype), "out": nans(3, 1030, dtype=torch.float32)}
+
+
 def store_tap(dtype: torch.dtype) -> Arguments:
     return {"state_RM": normal(3, 37, dtype=dtype), "features_RF": nans(3, 111, dtype=dtype), "column": 37}
 
@@ -113,7 +121,19 @@ def zones(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "case",
-    [embed, add_rms_norm, silu_mul, store_tap, gather_features, rope_append, rope_append_paged, linear, draft_inputs],
+    [
+        embed,
+        add_rms_norm,
+        silu_mul,
+        silu_add,
+        cast,
+        store_tap,
+        gather_features,
+        rope_append,
+        rope_append_paged,
+        linear,
+        draft_inputs,
+    ],  # fmt: skip
 )
 def test_red_zones(case: Callable[[torch.dtype], Arguments], dtype: torch.dtype) -> None:
     op, arguments = case.__name__.removesuffix("_paged"), case(dtype)
@@ -142,4 +162,4 @@ def written(op: str) -> set[str]:
         "add_rms_norm": {"residual_RM", "out_RM"},
         "rope_append": {"k_BGSE", "v_BGSE", "q_BNHE"},
         "store_tap": {"features_RF"},
-    }.get(op, {"out_RM", "out_RI", "out_RO", "out_BPF", "out_BNM"})
+    }.get(op, {"out", "out_RM", "out_RI", "out_RO", "out_BPF", "out_BNM"})
