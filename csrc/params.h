@@ -238,10 +238,18 @@ struct NgramDraftParams {
   const int32_t* tokens;  // [B, S] history
   const int32_t* length;  // [B] of the history
   int32_t* out_ids;       // [B, K] strides below, -1: nothing found
-  float* out_scores;      // [B, K] the same strides, 0 or -inf; or null
+  float* out_scores;      // [B, K] the same strides, log-probabilities; or null
   int64_t B, S, K;
   int64_t stride_b, stride_k;  // in elements
   int32_t max_ngram, min_ngram;
+};
+
+struct BlendCandidatesParams {
+  const int32_t* ids;       // [R] proposals, below 0: none
+  const float* scores;      // [R] theirs
+  int32_t* candidate_ids;   // [R, C] in place
+  float* candidate_scores;  // [R, C] in place, descending
+  int64_t R, C;
 };
 
 struct GatherFeaturesParams {

@@ -78,6 +78,7 @@ class DecodeState:
         self.cache, self.work = cache, work
         self.template: TreeTemplate | None = shape.tree.template(device)
         self.drafter: Any = None  # the drafter family's own buffers (a dataclass of tensors)
+        self.lookup: Any = None  # those of n-gram lookup beside it
         self.simulate: Callable[[DecodeState], None] | None = None  # called between verification and acceptance
 
         # Written at admission, constant while a request runs. Per-row copies spare the round an expansion.

@@ -24,7 +24,7 @@ from tests.tiny import tiny_target
 
 pytestmark = pytest.mark.skipif(not native.available, reason="pspec_rt._C is not built (pip install -e .)")
 CAPTURED = ["run_ahead", "while"]
-DRAFTERS = ["none", "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm"]
+DRAFTERS = ["none", "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm", "pard+ngram"]
 AXES = (DRAFTERS, ["eager", *CAPTURED], TREES, [1, 3], ["greedy", "top_p", "noise"], ["fp32", "bf16"])
 
 

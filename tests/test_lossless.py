@@ -11,6 +11,7 @@ import torch
 from pspec_rt.drafters.base import Drafter
 from pspec_rt.drafters.checkpoint import load_drafter
 from pspec_rt.drafters.config import PUBLISHED
+from pspec_rt.drafters.lookup import LOOKUP, LookupDrafter
 from pspec_rt.drafters.new import init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
@@ -30,7 +31,9 @@ PROMPTS = [
 ]
 NEW_TOKENS = (28, 21, 24)
 CHUNK = 16
-DRAFTERS = [*KINDS, "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm", *PUBLISHED]
+PARALLEL = ["parallelspec-eagle", "parallelspec-medusa", "pard", "pard2", "p-eagle", "dflash", "medusa"]
+BESIDE = [kind + LOOKUP for kind in ("flaky", "adversarial", *PARALLEL)]
+DRAFTERS = [*KINDS, "ngram", "parallelspec-eagle", "parallelspec-medusa", "pard", "lm", *PUBLISHED, *BESIDE]
 TREES = ["chain", "static", "best-first"]
 KS = [1, 4, 7]
 BATCHES = [1, 3]
@@ -48,6 +51,8 @@ def make_tree(kind: str, k: int) -> TreeSpec:
 
 
 def make_drafter(kind: str, target: Target, prompts: list[list[int]], texts: list[list[int]]) -> Drafter:
+    if kind.endswith(LOOKUP):
+        return LookupDrafter(make_drafter(kind.removesuffix(LOOKUP), target, prompts, texts))
     if kind in KINDS:
         known = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
         return OracleDrafter(kind, known, target.config.vocab_size)

@@ -97,6 +97,7 @@ CASES = [
     for drafter, tree in [
         ("none", "chain"), ("ngram", "chain"), ("parallelspec-eagle", "best-first"), ("parallelspec-eagle", "chain"),
         ("parallelspec-medusa", "static"), ("pard", "chain"), ("lm", "best-first"),
+        ("parallelspec-eagle+ngram", "best-first"),
         ("eagle", "static"), ("eagle3", "best-first"), ("p-eagle", "chain"), ("medusa", "static"), ("pard2", "chain"),
         ("dflash", "best-first"),
     ]

@@ -138,6 +138,7 @@ void bind_ops(pybind11::module_& m) {
   m.def("gather_features", gather_features, ReleaseGil());
   m.def("move_rows", on_cpu("move_rows", move_rows_params, cpu::move_rows), ReleaseGil());
   m.def("ngram_draft", on_cpu("ngram_draft", ngram_draft_params, cpu::ngram_draft), ReleaseGil());
+  m.def("blend_candidates", on_cpu("blend_candidates", blend_candidates_params, cpu::blend_candidates), ReleaseGil());
   m.def("compact_kv", on_cpu("compact_kv", compact_kv_params, cpu::compact_kv), ReleaseGil());
   m.def("embed", embed, ReleaseGil());
   m.def("add_rms_norm", add_rms_norm, ReleaseGil());

@@ -91,4 +91,11 @@ inline NgramDraftParams ngram_draft_params(Address tokens, Address length, Addre
           B, S, K, stride_b, stride_k, max_ngram, min_ngram};
 }
 
+inline BlendCandidatesParams blend_candidates_params(Address ids, Address scores, Address candidate_ids,
+                                                     Address candidate_scores, Int R, Int C) {
+  check(R >= 0 && C >= 1, "blend_candidates: sizes must be positive");
+  return {pointer<int32_t>(ids), pointer<float>(scores), pointer<int32_t>(candidate_ids),
+          pointer<float>(candidate_scores), R, C};
+}
+
 }  // namespace pspec::api

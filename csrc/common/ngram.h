@@ -1,4 +1,4 @@
-// Prompt lookup: how well the newest tokens of a history match those up to an earlier position.
+// Prompt lookup: how well the newest tokens of a history match those up to an earlier position, and what follows there.
 #pragma once
 
 #include "hd.h"
@@ -21,6 +21,21 @@ PSPEC_HD int64_t match_key(int matched, int shortest, int end) {
 PSPEC_HD int32_t proposal(const int32_t* tokens, int64_t best_key, int last, int k) {
   const int64_t at = (best_key & 0xffffffff) + 1 + k;
   return best_key >= 0 && at <= last ? tokens[at] : -1;
+}
+
+// Log of the chance that a copied token is right if those copied before it are, `agreeing` tokens in all up to there:
+// the match, then the copied ones. Counted on 240,000 positions of answers by SmolLM2-135M-Instruct: 26% after one
+// token, 56% after two, .. 86% after 11, 96% where 12 or more match.
+PSPEC_HD float log_chance(int64_t agreeing) {
+  constexpr int kMost = 12;
+  constexpr float kLogChance[kMost] = {-1.35f, -0.58f, -0.43f, -0.33f, -0.29f, -0.24f,
+                                       -0.24f, -0.17f, -0.16f, -0.15f, -0.15f, -0.04f};
+  return kLogChance[(agreeing < kMost ? agreeing : kMost) - 1];
+}
+
+// Score of proposal k, which is `id`.
+PSPEC_HD float proposal_score(int32_t id, int64_t best_key, int k) {
+  return id >= 0 ? log_chance((best_key >> 32) + k) : -__builtin_huge_valf();
 }
 
 }  // namespace pspec

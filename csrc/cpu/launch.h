@@ -19,6 +19,7 @@ void silu_add(const SiluAddParams& p);
 void store_tap(const StoreTapParams& p);
 void move_rows(const MoveRowsParams& p);
 void ngram_draft(const NgramDraftParams& p);
+void blend_candidates(const BlendCandidatesParams& p);
 void gather_features(const GatherFeaturesParams& p);
 void compact_kv(const CompactKvParams& p);
 void embed(const EmbedParams& p);

@@ -30,8 +30,7 @@ void ngram_draft(const NgramDraftParams& p) {
     for (int64_t k = 0; k < p.K; ++k) {
       const int64_t at = b * p.stride_b + k * p.stride_k;
       p.out_ids[at] = proposal(tokens, best, last, static_cast<int>(k));
-      if (p.out_scores == nullptr) continue;
-      p.out_scores[at] = p.out_ids[at] >= 0 ? 0.0f : -std::numeric_limits<float>::infinity();
+      if (p.out_scores != nullptr) p.out_scores[at] = proposal_score(p.out_ids[at], best, static_cast<int>(k));
     }
   }
 }

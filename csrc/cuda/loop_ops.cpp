@@ -22,6 +22,7 @@ void bind_cuda_loop(pybind11::module_& m) {
   m.def("cuda_compact_kv", on_cuda(compact_kv_params, cuda::compact_kv), ReleaseGil());
   m.def("cuda_move_rows", on_cuda(move_rows_params, cuda::move_rows), ReleaseGil());
   m.def("cuda_ngram_draft", on_cuda(ngram_draft_params, cuda::ngram_draft), ReleaseGil());
+  m.def("cuda_blend_candidates", on_cuda(blend_candidates_params, cuda::blend_candidates), ReleaseGil());
 }
 
 }  // namespace pspec::api

@@ -13,5 +13,6 @@ void accept(const AcceptParams& p, void* stream);
 void compact_kv(const CompactKvParams& p, void* stream);
 void move_rows(const MoveRowsParams& p, void* stream);
 void ngram_draft(const NgramDraftParams& p, void* stream);
+void blend_candidates(const BlendCandidatesParams& p, void* stream);
 
 }  // namespace pspec::cuda

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) look_up(NgramDraftParams p)
     const int64_t at = b * p.stride_b + k * p.stride_k;
     const int32_t id = proposal(tokens, best, last, k);
     p.out_ids[at] = id;
-    if (p.out_scores != nullptr) p.out_scores[at] = id >= 0 ? 0.0f : -__builtin_huge_valf();
+    if (p.out_scores != nullptr) p.out_scores[at] = proposal_score(id, best, k);
   }
 }
 

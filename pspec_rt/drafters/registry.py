@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 
 from .. import zoo
+from ..errors import ConfigError
 from ..models._json import read_json
 from ..models.target import Target
 from .base import Drafter
 from .checkpoint import load_drafter
 from .config import target_entry
+from .lookup import LOOKUP, LookupDrafter
 from .ngram import NgramDrafter
 
 log = logging.getLogger("pspec_rt")
@@ -26,10 +28,11 @@ def find_drafter(
     Args:
         spec: None or "none" (plain decoding); "ngram"; "auto" (the shipped drafter made for this target, else n-gram
             lookup); a checkpoint folder, the name of a shipped drafter or a hub id; or a Drafter, which is checked and
-            passed through.
+            passed through. "NAME+ngram" is the drafter NAME with n-gram lookup beside it (`LookupDrafter`).
         dtype: of a checkpoint's weights; see `load_drafter`.
 
     Raises:
+        ConfigError: NAME of "NAME+ngram" is nobody, or a drafter that lookup does not go beside.
         CheckpointError, DrafterMismatchError: see `load_drafter`.
     """
     if spec is None or spec == "none":
@@ -44,6 +47,8 @@ def _find(spec: str | Path | Drafter, target: Target, dtype: str | torch.dtype |
     if isinstance(spec, Drafter):
         spec.check_fit(target.config)
         return spec, "as given"
+    if isinstance(spec, str) and spec.endswith(LOOKUP):
+        return _find_with_lookup(spec.removesuffix(LOOKUP), target, dtype)
     if spec == "ngram":
         return NgramDrafter(), "as asked for"
     if spec != "auto":
@@ -52,6 +57,15 @@ def _find(spec: str | Path | Drafter, target: Target, dtype: str | torch.dtype |
     if shipped is None:
         return NgramDrafter(), f"no shipped drafter was made for {target.name}"
     return load_drafter(shipped, target, dtype), f"shipped, {shipped.name}"
+
+
+def _find_with_lookup(name: str, target: Target, dtype: str | torch.dtype | None) -> tuple[Drafter, str]:
+    if name in ("", "none"):
+        raise ConfigError(f'drafter "{name}{LOOKUP}": there is no drafter to look up beside; lookup alone is "ngram"')
+    drafter, origin = _find(name, target, dtype)
+    if name == "auto" and isinstance(drafter, NgramDrafter):  # nothing is shipped: lookup alone
+        return drafter, origin
+    return LookupDrafter(drafter), origin
 
 
 def shipped_for(target: Target) -> Path | None:

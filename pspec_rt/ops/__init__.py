@@ -3,6 +3,7 @@
 from ._dispatch import choose_backends
 from .accept import accept
 from .add_rms_norm import add_rms_norm
+from .blend_candidates import blend_candidates
 from .build_tree import build_tree
 from .cast import cast
 from .compact_kv import compact_kv
@@ -28,6 +29,7 @@ from .tree_attention import tree_attention
 __all__ = [
     "accept",
     "add_rms_norm",
+    "blend_candidates",
     "build_tree",
     "cast",
     "choose_backends",

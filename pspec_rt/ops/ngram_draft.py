@@ -50,8 +50,9 @@ def ngram_draft(
         tokens_BS: [B, S] int32 history; what lies at length and beyond is not read.
         length_B: [B] int32 tokens of the history, 1 <= length <= S.
         out_ids_BK: [B, K] int32 written; may be strided, as the best column of [B, K, C] is.
-        out_scores_BK: [B, K] fp32 with the strides of out_ids_BK, written: 0, or -inf where the id
-            is -1; or None.
+        out_scores_BK: [B, K] fp32 with the strides of out_ids_BK, written: log of the chance that a
+            token is right if those before it are, by the length of the match and its place (a
+            table, counted on text; see `ref.ngram_draft`), -inf where the id is -1; or None.
         max_ngram, min_ngram: longest and shortest suffix tried, 1 <= min <= max.
     """
     if not 1 <= min_ngram <= max_ngram:

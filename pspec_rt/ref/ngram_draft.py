@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
 from ._index import arange
+
+# Entry n-1: log of the chance that a copied token is right if those copied before it are, n tokens agreeing up to
+# there: the match, then the copied ones. Counted on 240,000 positions of answers by SmolLM2-135M-Instruct (26% after
+# one token, 56% after two, .. 86% after 11, 96% where 12 or more match); csrc/common/ngram.h has the same.
+LOG_CHANCE = (-1.35, -0.58, -0.43, -0.33, -0.29, -0.24, -0.24, -0.17, -0.16, -0.15, -0.15, -0.04)
+
+
+@cache
+def _log_chance(device: torch.device) -> Tensor:
+    return torch.tensor(LOG_CHANCE, device=device)
 
 
 def ngram_draft(
@@ -34,4 +46,6 @@ def ngram_draft(
     known_BK = (best_B1 >= 0) & (source_BK <= last_B1)
     out_ids_BK.copy_(torch.where(known_BK, proposed_BK, -1))
     if out_scores_BK is not None:
-        out_scores_BK.copy_(torch.where(out_ids_BK >= 0, 0.0, -torch.inf))
+        agreeing_BK = best_B1 // S + arange(K, tokens_BS.device)
+        chance_BK = _log_chance(tokens_BS.device)[agreeing_BK.clamp(1, len(LOG_CHANCE)) - 1]
+        out_scores_BK.copy_(torch.where(out_ids_BK >= 0, chance_BK, -torch.inf))

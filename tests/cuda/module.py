@@ -16,6 +16,7 @@ from .build import CSRC, shared_library
 
 OPS = (
     "draft_rows", "grow_tree", "prune_tree", "build_tree", "accept", "compact_kv", "move_rows", "ngram_draft",
+    "blend_candidates",
 )  # fmt: skip
 SHUFFLED = 2
 

@@ -104,6 +104,13 @@ def test_ngram_draft(B: int, S: int) -> None:
     same(op, [torch.randint(0, 12, (B, S)).int(), length_B, *out])
 
 
+@pytest.mark.parametrize("B, K, C", [(1, 4, 1), (3, 7, 8), (40, 32, 16)])
+def test_blend_candidates(B: int, K: int, C: int) -> None:
+    proposed = [torch.randint(-1, 20, (B, K)).int(), -torch.randint(0, 9, (B, K)).float()]
+    ids_BKC, scores_BKC = torch.rand(B, K, 20).argsort(2)[..., :C].int(), -torch.randint(0, 9, (B, K, C)).float()
+    same(ops.blend_candidates, [*proposed, ids_BKC, scores_BKC.sort(2, descending=True).values])
+
+
 @pytest.mark.parametrize(
     "L, B, G, E, dtype", [(32, 2, 8, 128, torch.bfloat16), (3, 5, 3, 64, torch.float32), (2, 1, 1, 5, torch.bfloat16)]
 )

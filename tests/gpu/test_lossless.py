@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from pspec_rt.drafters.lookup import LookupDrafter
 from pspec_rt.drafters.new import init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
@@ -49,7 +50,8 @@ def test_speculative_equals_plain(target: Target, mode: str) -> None:
     known = [PROMPTS[0] + expected]
     for tree in TREES:
         drafter = init_drafter("parallelspec-eagle", target, tree.k, draft_vocab=64, seed=torch.randint(99, ()).item())
-        assert generate(target, drafter, tree, mode, 1)[0] == expected, tree.name
+        for each in (drafter, LookupDrafter(drafter)):
+            assert generate(target, each, tree, mode, 1)[0] == expected, f"{each.kind}, {tree.name}"
         for kind in ("good", "flaky"):
             oracle = OracleDrafter(kind, known, target.config.vocab_size)
             assert generate(target, oracle, tree, mode, 1)[0] == expected, f"{kind}, {tree.name}"

@@ -117,6 +117,7 @@ CALLS: dict[str, list[Callable[[], None]]] = {
     "store_tap": [lambda: ops.store_tap(f32(R, M), f32(R, 2 * M), M)],
     "move_rows": [lambda: ops.move_rows([f32(9, M), f32(9, M)], i64(2), i32(B, P), i32(B, P))],
     "ngram_draft": [lambda: ops.ngram_draft(i32(B, S), i32(B), i32(B, K, C)[:, :, 0], f32(B, K, C)[:, :, 0])],
+    "blend_candidates": [lambda: ops.blend_candidates(i32(B, K), f32(B, K), i32(B, K, C), f32(B, K, C))],
     "build_tree": [
         lambda: ops.build_tree(i32(B, K, C), f32(B, K, C), i32(B), i32(B), *nodes(), prefix_B=i32(B)),
         lambda: ops.build_tree(

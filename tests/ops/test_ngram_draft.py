@@ -8,18 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspec_rt import ops
+from pspec_rt.ref.ngram_draft import LOG_CHANCE
 
 from .cases import WILD, i32
 
 
-def lookup(history: list[int], K: int, longest: int, shortest: int) -> list[int]:
+def lookup(history: list[int], K: int, longest: int, shortest: int) -> tuple[int, list[int]]:
+    """How many tokens match, and what is drafted."""
     for n in range(longest, shortest - 1, -1):
         suffix = history[-n:]
         for start in range(len(history) - n - 1, -1, -1):
             if len(suffix) == n and history[start : start + n] == suffix:
                 found = history[start + n : start + n + K]
-                return found + [-1] * (K - len(found))
-    return [-1] * K
+                return n, found + [-1] * (K - len(found))
+    return 0, [-1] * K
 
 
 def draft(histories: list[list[int]], K: int, S: int, **sizes: int) -> list[list[int]]:
@@ -30,8 +32,14 @@ def draft(histories: list[list[int]], K: int, S: int, **sizes: int) -> list[list
     ids_BKC, scores_BKC = torch.full((B, K, 3), WILD, dtype=torch.int32), torch.ones(B, K, 3)
     best = ids_BKC[:, :, 0], scores_BKC[:, :, 0]
     ops.ngram_draft(i32(tokens), i32([len(h) for h in histories]), *best, **sizes)
-    assert torch.equal(best[0], out_BK) and torch.equal(best[1], torch.where(out_BK < 0, -torch.inf, 0.0))
+    assert torch.equal(best[0], out_BK)
     assert (ids_BKC[:, :, 1:] == WILD).all() and (scores_BKC[:, :, 1:] == 1).all()
+    sizes = {"max_ngram": 4, "min_ngram": 2, **sizes}
+    for history, proposed, scores in zip(histories, out_BK.tolist(), best[1].tolist(), strict=True):
+        matched, _ = lookup(history, K, sizes["max_ngram"], sizes["min_ngram"])
+        chances = [LOG_CHANCE[min(matched + k, len(LOG_CHANCE)) - 1] for k in range(K)]
+        expected = [chance if token >= 0 else -torch.inf for token, chance in zip(proposed, chances, strict=True)]
+        assert torch.equal(torch.tensor(scores), torch.tensor(expected))
     return out_BK.tolist()
 
 
@@ -46,7 +54,7 @@ HISTORY = st.lists(st.integers(0, 2), min_size=1, max_size=24)  # three tokens: 
 )
 def test_rule(backend: str, histories: list[list[int]], K: int, shortest: int, extra: int) -> None:
     sizes = {"max_ngram": shortest + extra, "min_ngram": shortest}
-    expected = [lookup(h, K, shortest + extra, shortest) for h in histories]
+    expected = [lookup(h, K, shortest + extra, shortest)[1] for h in histories]
     assert draft(histories, K, 24, **sizes) == expected
 
 
@@ -70,7 +78,7 @@ def test_full_history(backend: str) -> None:
 
 def test_long_random_history(backend: str) -> None:
     histories = [torch.randint(0, 12, (n,)).tolist() for n in (1, 2, 500, 1000)]
-    assert draft(histories, 5, 1000) == [lookup(h, 5, 4, 2) for h in histories]
+    assert draft(histories, 5, 1000) == [lookup(h, 5, 4, 2)[1] for h in histories]
 
 
 def test_wrong_arguments_are_named() -> None:
