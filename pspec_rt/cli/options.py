@@ -44,7 +44,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="auto|none|ngram|DIR[+ngram]",
         help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
-        "n-gram lookup, or a checkpoint, +ngram: with lookup beside it; repeatable: of several, the fastest is found by measuring",
+        "n-gram lookup, or a checkpoint, +ngram: with lookup beside it; repeatable: of several, the fastest is found "
+        "by measuring",
     )
     group.add_argument("--drafter-dtype", metavar="DTYPE", help="default: the checkpoint's own")
     group.add_argument("--k", type=int, metavar="K", help="drafted tokens per round")
