@@ -99,6 +99,12 @@ def test_tallies_add_up_and_nothing_is_nothing() -> None:
     assert uncovered["perplexity"] is uncovered["target_perplexity"] is None and uncovered["covered_tokens"] == 0
 
 
+def test_a_perplexity_beyond_numbers_is_left_out() -> None:
+    certain_AV = torch.tensor([[0.0, 2000.0]])
+    figures = compare(certain_AV, certain_AV.flip(1), torch.tensor([1]), None, 1.0).figures()
+    assert figures["perplexity"] is None and figures["target_perplexity"] == 1
+
+
 # -- teacher forcing -----------------------------------------------------------------------------
 
 

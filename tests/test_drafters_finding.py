@@ -71,6 +71,7 @@ def test_shipped_drafters_are_described() -> None:
         assert described["kind"] in KINDS and described["target"]["architecture"]
         card = (zoo.folder(name) / "README.md").read_text()
         assert all(part in card for part in ("licence", "pspec-rt train", "| depth |", "| chain"))
+        assert " /" not in card.split("## Training")[1].split("\n\n")[1], "no folders of the machine it was trained on"
     assert sum(file.stat().st_size for file in zoo.ROOT.rglob("*") if file.is_file()) <= 24_000_000
 
 

@@ -76,7 +76,7 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=2.0,
         metavar="F",
-        help="Muon updates the layers' matrices at F * lr; 0: AdamW does",
+        help="Muon updates the layers' matrices at F * lr (default 2); 0: AdamW",
     )
     group.add_argument("--warm-up", type=int, default=60, metavar="N", help="steps until the peak (default 60)")
     group.add_argument(
@@ -153,8 +153,13 @@ def _job(args: argparse.Namespace) -> Job:
     cache = {"off": None, "auto": args.data.with_name(args.data.name + ".features")}.get(args.cache, Path(args.cache))
     return Job(
         args.data, args.out, recipe, config, args.train_dtype, args.max_length, args.limit, args.held_out, cache,
-        shlex.join(["pspec-rt", *sys.argv[1:]]),
+        shlex.join(["pspec-rt", *map(_without_folder, sys.argv[1:])]),
     )  # fmt: skip
+
+
+def _without_folder(word: str) -> str:
+    """An absolute path's name: where things lie on this machine is of no use on a drafter's card."""
+    return Path(word).name if word.startswith(("/", "~")) else word
 
 
 @contextmanager

@@ -51,7 +51,12 @@ class Tally:
         sums = {"perplexity": (self.log_q, c), "target_perplexity": (self.log_p, c)}
         sums["target_perplexity_all"] = (self.log_p_all, n)
         figures = {name: total / count if count else None for name, (total, count) in means.items()}
-        return {"places": n} | figures | {s: math.exp(-t / count) if count else None for s, (t, count) in sums.items()}
+        return {"places": n} | figures | {name: _perplexity(*sums[name]) for name in sums}
+
+
+def _perplexity(log_p: float, count: int) -> float | None:
+    """None without places, or where it is too large for a number."""
+    return math.exp(-log_p / count) if count and -log_p / count < 700 else None
 
 
 def _apart(a_V: Tensor, b_V: Tensor) -> float:

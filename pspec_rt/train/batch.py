@@ -82,7 +82,7 @@ def collate(texts: Sequence[tuple[Seen, int]], rule: RowRule, generator: torch.G
     token_R = torch.where(there_R, first_token[rows.text] + place_R, 1)
 
     def joined(name: str, part: slice = slice(None)) -> Tensor:
-        return torch.cat([getattr(seen, name)[part] for seen, _ in texts])
+        return torch.cat([getattr(seen, name)[part] for seen, _ in texts]).cpu()  # labels are worked out there
 
     return Batch(
         layout,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -111,7 +112,7 @@ class CachedFeatures:
         self._arrays = _arrays(taps, width, dtype)
         self._place: list[tuple[Path, int, int]] = []
         shards = [(self._name(key, shard), shard) for shard in _shards(texts)]
-        missing = [(path, shard, self._missing(path)) for path, shard in shards]
+        missing = [(path, shard, self._missing(path, shard)) for path, shard in shards]
         self._check_room([(shard, names) for _, shard, names in missing])
         readers: dict[tuple[int, ...], Reader] = {}
         for path, shard, names in missing:
@@ -138,8 +139,14 @@ class CachedFeatures:
             parts[TOP_LOGPROBS].float(),
         )
 
-    def _missing(self, path: Path) -> list[str]:
-        return [name for name in self._arrays if not (path / name).is_file()]
+    def _missing(self, path: Path, shard: Sequence[Text]) -> list[str]:
+        sizes = {name: self._row_bytes(name) * _tokens(shard) for name in self._arrays}
+        files = {name: path / name for name in self._arrays}
+        return [name for name, file in files.items() if not file.is_file() or file.stat().st_size != sizes[name]]
+
+    def _row_bytes(self, name: str) -> int:
+        columns, dtype = self._arrays[name]
+        return columns * int(np.dtype(dtype).itemsize)
 
     def _name(self, key: str, shard: Sequence[Text]) -> Path:
         digest = hashlib.sha256(key.encode())
@@ -152,9 +159,8 @@ class CachedFeatures:
         tokens = need = 0
         for shard, names in missing:
             if names:
-                count = sum(len(text.ids) for text in shard)
-                tokens += count
-                need += count * sum(self._arrays[name][0] * np.dtype(self._arrays[name][1]).itemsize for name in names)
+                tokens += _tokens(shard)
+                need += _tokens(shard) * sum(map(self._row_bytes, names))
         if not tokens:
             return
         with disk_errors(self.folder, "Name another folder with --cache"):
@@ -174,15 +180,16 @@ class CachedFeatures:
         """Read the texts of one shard and put the missing files in place."""
         with disk_errors(path, "Make room and run the same command again, or use --cache off"), ExitStack() as stack:
             path.mkdir(parents=True, exist_ok=True)
-            files = {name: stack.enter_context((path / f"{name}.new").open("wb")) for name in names}
+            new = {name: path / f"{name}.{os.getpid()}.new" for name in names}  # two runs may write the same shard
+            open_files = {name: stack.enter_context(file.open("wb")) for name, file in new.items()}
             for text in shard:
                 rows = _as_stored(reader.read(text.ids), taps)
-                for name, file in files.items():
-                    file.write(rows[name].astype(self._arrays[name][1], copy=False).tobytes())
+                for name, stream in open_files.items():
+                    stream.write(rows[name].astype(self._arrays[name][1], copy=False).tobytes())
                 advance(len(text.ids))
             stack.close()
-            for name in names:
-                (path / f"{name}.new").rename(path / name)
+            for name, file in new.items():
+                file.rename(path / name)
 
 
 def features_of(
@@ -197,6 +204,10 @@ def features_of(
         return LiveFeatures(reader(taps), texts)
     key = f"{fingerprint(target.path)} {target.dtype_name} {TOP}"
     return CachedFeatures(folder, reader, key, taps, target.config.hidden_size, target.dtype, texts, advance)
+
+
+def _tokens(texts: Sequence[Text]) -> int:
+    return sum(len(text.ids) for text in texts)
 
 
 def _tap_file(tap: int) -> str:

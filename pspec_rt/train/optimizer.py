@@ -56,6 +56,9 @@ class Optimizer:
         return [part.state_dict() for part in self.parts]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
-        """Raises ValueError if they are of other optimisers."""
+        """Go on from them, at this optimiser's own rates; raises ValueError if they are of other parameters."""
         for part, state in zip(self.parts, states, strict=True):
+            own = [{name: group[name] for name in ("rate", "weight_decay")} for group in part.param_groups]
             part.load_state_dict(state)
+            for group, values in zip(part.param_groups, own, strict=True):
+                group.update(values)

@@ -99,13 +99,15 @@ def _train(job: Job, target: Target, advance: Callable[[int, int], None], report
     with disk_errors(job.out, "Choose another --out"):
         job.out.mkdir(parents=True, exist_ok=True)
     training = Training(module, material, job.config, job.out, report)
-    if not training.resume():
+    if training.resume():
+        facts |= _facts_of_start(job.out)
+    else:
         facts |= start_fitted(job.recipe, module, target, texts, features, train_part)
         if training.world > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
-        if training.rank == 0:
-            _write_job(job, facts, target, skipped=dict(found.skipped), tokens=total, sources=_sources(texts))
+    if training.rank == 0:
+        _write_job(job, facts, target, skipped=dict(found.skipped), tokens=total, sources=_sources(texts))
     acceptance = training.run()
     if training.rank == 0:
         write_card(job.out, json.loads((job.out / JOB).read_text()), job.out / LOG)
@@ -152,6 +154,13 @@ def _check_source(job: Job, target: Target) -> None:
         )  # fmt: skip
 
 
+def _facts_of_start(out: Path) -> dict[str, Any]:
+    """What the first start of a resumed run found out."""
+    path = out / JOB
+    row = json.loads(path.read_text()) if path.is_file() else {}
+    return {"fit_explains": row["fit_explains"]} if "fit_explains" in row else {}
+
+
 def _sources(texts: Sequence[Text]) -> list[dict[str, Any]]:
     """How many texts come from where, most first."""
     counts = Counter(text.origin for text in texts)
@@ -162,7 +171,7 @@ def _write_job(job: Job, facts: dict[str, Any], target: Target, **counts: Any) -
     """OUT/job.json: what a model card needs."""
     device = torch.cuda.get_device_name() if target.device.type == "cuda" else cpu_name()
     row = {
-        "data": str(job.data), "target": target.path.name, "recipe": asdict(job.recipe), "training": asdict(job.config),
+        "data": job.data.name, "target": target.path.name, "recipe": asdict(job.recipe), "training": asdict(job.config),
         "dtype": job.dtype, "max_length": job.max_length, "torch": torch.__version__,
         "processes": dist.get_world_size() if dist.is_initialized() else 1, "threads": torch.get_num_threads(),
         "device": device, "command": job.command, **facts, **counts,

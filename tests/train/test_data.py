@@ -156,6 +156,15 @@ def test_a_cache_goes_on_and_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_same(both[3], Reader(target(), (2, *TAPS), 64).read(many[3].ids))
 
 
+def test_a_torn_file_of_the_cache_is_made_again(tmp_path: Path) -> None:
+    many, told = texts(4), []
+    whole = features_of(target(), TAPS, many, tmp_path, told.append)[2]
+    (torn,) = tmp_path.glob(f"*/tap{TAPS[0]}.bin")
+    torn.write_bytes(torn.read_bytes()[:-8])
+    assert_same(features_of(target(), TAPS, many, tmp_path, told.append)[2], whole)
+    assert len(told) == 8 and not list(tmp_path.glob("*/*.new"))
+
+
 def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(TrainError, match="0.0 GB are free: make room"):

@@ -109,6 +109,13 @@ def test_every_parameter_has_one_optimiser(family: str, muon: float) -> None:
     assert by_muon == ({name for name in inner if not name.endswith("bias")} if muon else set())
 
 
+def test_a_resumed_run_takes_the_rates_it_is_given(tmp_path: Path) -> None:
+    training(tmp_path).save()
+    other = training(tmp_path, replace(CONFIG, muon=0.5, input_lr=0.3))
+    assert other.resume()
+    assert {group["rate"] for part in other.optimizer.parts for group in part.param_groups} == {0.3, 0.5, 1.0}
+
+
 def test_a_nan_loss_stops_and_keeps_the_last_drafter(tmp_path: Path) -> None:
     run = training(tmp_path)
     run._step()
@@ -207,6 +214,9 @@ def test_the_command_goes_on(tmp_path: Path) -> None:
     assert main(command(tmp_path, "--steps", "4", "--cache", "off")) == 0
     steps, _ = read_log(tmp_path / "out" / LOG)
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    job = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert job["training"]["steps"] == 4 and "fit_explains" in job
+    assert "4 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
