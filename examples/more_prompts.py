@@ -117,9 +117,12 @@ def sources(package: str) -> list[Path]:
     """Files of an installed package; "": of the standard library."""
     if not package:
         return sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"--package {package}: not installed")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ModuleNotFoundError:  # of the package that it is a part of
+        spec = None
+    if spec is None or spec.origin is None or not spec.has_location:
+        raise SystemExit(f"--package {package}: no package of that name is installed")
     return sorted(Path(spec.origin).parent.rglob("*.py"))
 
 

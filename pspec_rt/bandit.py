@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 MEMORY = 0.97  # of an observation, what counts after the next: about 33 are remembered
@@ -51,14 +52,19 @@ class Bandit:
         assert arms >= 1, "there is nobody to choose"
         self.arms = [Arm() for _ in range(arms)]
 
-    def choose(self) -> int:
-        """The arm to use next; it changes nothing, so ask as often as you like. Ties go to the first."""
-        untried = next((i for i, arm in enumerate(self.arms) if not arm.tries), None)
+    def choose(self, without: Collection[int] = ()) -> int:
+        """The arm to use next; it changes nothing, so ask as often as you like. Ties go to the first.
+
+        Args:
+            without: arms that are out of the game.
+        """
+        arms = [i for i in range(len(self.arms)) if i not in without]
+        untried = next((i for i in arms if not self.arms[i].tries), None)
         if untried is not None:
             return untried
         best = max((arm.rate for arm in self.arms if arm.rate is not None), default=1.0)
         evidence = math.log1p(sum(arm.weight for arm in self.arms))
-        return max(range(len(self.arms)), key=lambda i: self._hope(self.arms[i], best, evidence))
+        return max(arms, key=lambda i: self._hope(self.arms[i], best, evidence))
 
     def observe(self, arm: int, tokens: int, seconds: float) -> None:
         """An answer is done: `tokens` new ones in `seconds` of rounds.

@@ -100,8 +100,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         config = self.target.config
-        if self.max_batch < 1 or self.prefill_chunk < 1:
-            raise ConfigError(f"max_batch={self.max_batch}, prefill_chunk={self.prefill_chunk}: expected numbers >= 1")
+        check_counts(self.max_batch, self.prefill_chunk)
         self.max_length = config.max_positions if self.max_length is None else self.max_length
         check_length(self.max_length, config.max_positions)
         self.tree = tree = resolve_tree(self.drafter, self.k, self.tree)
@@ -339,6 +338,12 @@ def _current(device: torch.device) -> AbstractContextManager[Any]:
 def _wait_for_gpu(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.current_stream().synchronize()
+
+
+def check_counts(max_batch: int, prefill_chunk: int) -> None:
+    """Raise ConfigError unless there is a slot, and prompts are taken in."""
+    if max_batch < 1 or prefill_chunk < 1:
+        raise ConfigError(f"max_batch={max_batch}, prefill_chunk={prefill_chunk}: expected numbers >= 1")
 
 
 def check_length(max_length: int, model_limit: int) -> None:

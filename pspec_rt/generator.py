@@ -12,12 +12,13 @@ from typing import Any, Literal, overload
 
 import torch
 
-from .engine import Engine, StepOutput, check_length
+from .engine import Engine, StepOutput, check_counts, check_length
 from .errors import RequestError
 from .loop import check_loop
 from .models.target import Target, load_target
 from .result import GenerationOutput, Stats, StreamChunk, TokenLogprob
 from .sampling import SamplingParams, derive_seed
+from .simulate import check_simulation
 from .team import AUTO, Choice, Member, Spec, Team, find_members
 from .text import TextStream
 from .tokenizer import StreamDecoder, Tokenizer
@@ -53,10 +54,11 @@ class Generator:
 
     Args:
         target: a checkpoint folder, a hub id, or a loaded `Target`.
-        drafter: "auto" (the shipped drafter that fits, else n-gram lookup), None or "none" (plain decoding), "ngram",
-            a drafter checkpoint, or a `Drafter`.
+        drafter: "auto" (the shipped drafter that fits with lookup beside it, else lookup alone), None or "none" (plain
+            decoding), "ngram", a drafter checkpoint, any of these with "+ngram" (lookup beside it), or a `Drafter`.
         drafters: several of these instead. What they have measured decides who serves next (see `pspec_rt.bandit`),
-            `output.stats.drafter` and `choices` say who did. Each has its own engine, made when it is first chosen.
+            `output.stats.drafter` and `choices` say who did. Each has its own engine, made when it is first chosen; one
+            whose engine cannot be made is left out, with a warning, once another has served.
         dtype: "auto" (the checkpoint's), "bf16" or "fp32"; on a CPU also "int8" (weights of 8 bits: half the bytes to
             read per token, hardly any loss) or "int8a8" (activations, too: see `load_target`).
         drafter_dtype: the same for a drafter checkpoint; None: the checkpoint's own, whatever the target's.
@@ -74,7 +76,9 @@ class Generator:
     Not thread-safe: use one Generator per thread, or a lock. Loaded `Target` objects are read-only and may be shared.
 
     Raises:
-        CheckpointError, DrafterMismatchError, ConfigError: before any work starts.
+        CheckpointError, DrafterMismatchError, ConfigError: options that are wrong or do not fit. What only an engine
+            finds out (a tree too wide for a draft vocabulary, a loop that cannot be captured, too little memory) is
+            raised by the first `generate`.
     """
 
     def __init__(
@@ -112,6 +116,10 @@ class Generator:
         limit = target.config.max_positions
         self.max_length = min(limit, DEFAULT_MAX_LENGTH) if max_length is None else max_length
         check_length(self.max_length, limit)
+        check_counts(max_batch, prefill_chunk)
+        if simulate_acceptance is not None:
+            for member in members:
+                check_simulation(simulate_acceptance, drafts=member.drafter is not None)
         self.max_batch = max_batch
         self.team = Team(
             target, members, max_length=self.max_length, prefill_chunk=prefill_chunk, loop=loop,
@@ -196,7 +204,7 @@ class Generator:
                 report: list[TokenLogprob] | None = None if logprobs is None else []
                 sequences.append(_Sequence(i, j, prompt_ids, params, given, text, logprobs=report))
         slots = self._slots(sequences)
-        engine = self.team.engine(self.team.pick(slots), slots)
+        _, engine = self.team.start_turn(slots)
         for sequence in sequences:
             engine.check(sequence.prompt_ids, sequence.params)
         chunks = self._run(sequences)
@@ -224,8 +232,7 @@ class Generator:
         try:
             while waiting or running:
                 if not running:  # a turn starts; the first when the first chunk is asked for: a stream may start late
-                    member = self.team.pick(slots)
-                    engine = self.team.engine(member, slots)
+                    member, engine = self.team.start_turn(slots)
                 while waiting and engine.free_slots and self.team.pick(slots) is member:
                     sequence = waiting[0]  # it leaves the queue once it is safe: an interrupt may come any time
                     if sequence.params.max_new_tokens > 0:
@@ -233,6 +240,8 @@ class Generator:
                     waiting.popleft()
                     if sequence.params.max_new_tokens == 0:
                         yield _last_chunk(sequence, "length", Stats(prompt_tokens=len(sequence.prompt_ids)))
+                if not running:
+                    continue  # another stream may have entered this engine: its rounds are its own
                 for output in engine.step():
                     sequence = running[output.slot]
                     reason = _take_in(sequence, output)

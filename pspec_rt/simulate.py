@@ -20,10 +20,7 @@ class SimulatedAcceptance:
     """
 
     def __init__(self, state: DecodeState, p: float) -> None:
-        if not 0 < p < 1:
-            raise ConfigError(f"simulate_acceptance={p}: expected a probability between 0 and 1, both excluded")
-        if state.shape.N == 1:
-            raise ConfigError("simulate_acceptance needs a drafter: plain decoding drafts nothing")
+        check_simulation(p, drafts=state.shape.N > 1)
         P, N, device = state.shape.P, state.shape.N, state.device
         self.least = -math.log(-math.log1p(-p))  # a standard Gumbel number exceeds it with probability p
         self.noise_BP1 = torch.empty(state.shape.B, P, 1, device=device)
@@ -41,3 +38,11 @@ class SimulatedAcceptance:
         other_BN = torch.where(clash_BN, (child_ids_BNN.amax(dim=2) + 1) % s.shape.V, s.target_BN)
         accepted_BN = lucky_BN & (first_BN < N) & (drafted_BN >= 0)
         s.target_BN.copy_(torch.where(accepted_BN, drafted_BN, other_BN))
+
+
+def check_simulation(p: float, drafts: bool) -> None:
+    """Raise ConfigError unless p can be the probability of a draft, and there are drafts."""
+    if not 0 < p < 1:
+        raise ConfigError(f"simulate_acceptance={p}: expected a probability between 0 and 1, both excluded")
+    if not drafts:
+        raise ConfigError("simulate_acceptance needs a drafter: plain decoding drafts nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +12,15 @@ import torch
 
 from .bandit import Bandit
 from .drafters.base import Drafter
-from .drafters.registry import find_drafter
+from .drafters.ngram import NgramDrafter
+from .drafters.registry import checkpoint_of, find_drafter
 from .engine import Engine, resolve_tree
-from .errors import ConfigError
+from .errors import ConfigError, PspecError
 from .models.target import Target
 from .result import Stats
 from .tree import TreeSpec
+
+log = logging.getLogger("pspec_rt")
 
 Spec = str | Path | Drafter | None  # what `find_drafter` takes
 AUTO = "auto"
@@ -46,6 +50,7 @@ class Member:
     engine: Engine | None = None
     requests: int = 0
     served: Stats = field(default_factory=Stats)
+    left: bool = False  # its engine could not be made
 
 
 class Team:
@@ -64,7 +69,26 @@ class Team:
 
     def pick(self, slots: int) -> Member:
         """Who drafts next for `slots` sequences at a time; the same as before as long as nothing is noted."""
-        return self.members[self._bandit(slots).choose()]
+        left = [i for i, member in enumerate(self.members) if member.left]
+        return self.members[self._bandit(slots).choose(without=left)]
+
+    def start_turn(self, slots: int) -> tuple[Member, Engine]:
+        """Who drafts next, with its engine.
+
+        Once somebody has served, a member whose engine cannot be made is left out from then on, with a warning, and the
+        next one is picked: what others have done is not lost. Raises what making an engine raises before that, and
+        when nobody else is left.
+        """
+        while True:
+            member = self.pick(slots)
+            try:
+                return member, self.engine(member, slots)
+            except (PspecError, torch.OutOfMemoryError) as error:
+                served = any(other.requests for other in self.members)
+                if not served or all(other.left for other in self.members if other is not member):
+                    raise
+                log.warning("drafter %s is left out from now on: %s", member.name, str(error).partition("\n")[0])
+                member.left = True
 
     def engine(self, member: Member, slots: int) -> Engine:
         """A member's engine with that many slots, all of them free.
@@ -101,13 +125,15 @@ def find_members(
     k: int | None,
     tree: TreeSpec | str | None,
 ) -> list[Member]:
-    """Members for what a Generator was asked for, all of them checked.
+    """Members for what a Generator was asked for, loaded, and checked as far as that goes without an engine.
 
-    `k` and `tree` shape the drafts of everybody who drafts. Raises ConfigError if the options do not go together, and
-    what `find_drafter` raises.
+    `k` and `tree` shape the drafts of everybody who drafts. One drafter under two names ("auto" and what it stands for)
+    is one member. Raises ConfigError if the options do not go together, and what `find_drafter` raises.
     """
-    specs = _asked(drafter, drafters)
-    found = [find_drafter(spec, target, dtype) for spec in specs]
+    asked = _asked(drafter, drafters)
+    found = [find_drafter(spec, target, dtype) for spec in asked]
+    once = _once(asked, found, target) if len(asked) > 1 else [0]
+    specs, found = [asked[i] for i in once], [found[i] for i in once]
     if not any(found):
         resolve_tree(None, k, tree)  # refuses k and tree, which would do nothing
     trees = [None if one is None else resolve_tree(one, k, tree) for one in found]
@@ -125,6 +151,20 @@ def _asked(drafter: Spec, drafters: Sequence[Spec] | None) -> list[Spec]:
     if twice := [spec for i, spec in enumerate(given) if spec in given[:i]]:
         raise ConfigError(f"drafters: {twice[0]} was given twice")
     return list(drafters)
+
+
+def _once(specs: Sequence[Spec], found: Sequence[Drafter | None], target: Target) -> list[int]:
+    """Places of the drafters, the first place of each that was named in several ways."""
+    first: dict[object, int] = {}
+    for i, (spec, one) in enumerate(zip(specs, found, strict=True)):
+        key: object = one
+        if isinstance(one, NgramDrafter):
+            key = (type(one), one.max_ngram, one.min_ngram)
+        elif one is not None and isinstance(spec, (str, Path)):
+            key = checkpoint_of(spec, target)
+        if first.setdefault(key, i) != i:
+            log.info("drafters: %s and %s are the same: one of them is used", specs[first[key]], spec)
+    return list(first.values())
 
 
 def _names(specs: Sequence[Spec], found: Sequence[Drafter | None]) -> list[str]:

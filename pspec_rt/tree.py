@@ -139,6 +139,16 @@ def parse_tree(text: str, k: int) -> TreeSpec:
     raise ConfigError(f"unknown tree {text!r}: use chain, best-first:NODES, medusa, or a .json file of paths")
 
 
+def own_tree(text: str, k: int) -> TreeSpec:
+    """A drafter's own tree at `k` depths: as `parse_tree`, but with no more nodes than so many depths hold."""
+    kind, _, rest = text.partition(":")
+    if kind != "best-first":
+        return parse_tree(text, k)
+    nodes, *candidates = map(int, rest.split(":"))
+    most = _full_tree(k, *candidates or [MAX_CANDIDATES])
+    return TreeSpec.chain(1) if k == 1 else TreeSpec.best_first(k, min(nodes, most), *candidates)
+
+
 def medusa_tree(k: int, nodes: int = 64) -> TreeSpec:
     """A static tree in Medusa's manner: the best-first tree under typical accuracies per depth and rank.
 

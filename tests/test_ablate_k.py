@@ -168,7 +168,7 @@ def test_a_difference_is_exit_code_1(
     ("options", "message"),
     [
         (["--k", "2,3,5"], "four (parallelspec-eagle) drafts at most 4 tokens and cannot be cut to k=5"),
-        (["--k", "two"], "--k 'two': expected whole numbers"),
+        (["--k", "two"], "--k 'two': expected whole numbers, separated by commas"),
         (["--k", "0,2"], "k=0,2: expected whole numbers >= 1"),
         (["--k", "2,2"], "each once"),
         (["--nodes", "1"], "nodes=1"),

@@ -34,6 +34,16 @@ def test_everybody_is_tried_once_in_order(rates: list[float]) -> None:
     assert [pull(bandit, rates) for _ in rates] == list(range(len(rates)))
 
 
+@given(RATES, st.data())
+def test_who_is_out_is_not_chosen(rates: list[float], data: st.DataObject) -> None:
+    bandit, arms = Bandit(len(rates)), range(len(rates))
+    for _ in range(8):
+        out = data.draw(st.sets(st.sampled_from(arms), max_size=len(rates) - 1))
+        arm = bandit.choose(without=out)
+        assert arm not in out
+        bandit.observe(arm, TOKENS, TOKENS / rates[arm])
+
+
 @given(st.integers(0, 3), st.floats(1.3, 5.0), st.integers(0, 100))
 def test_the_fastest_is_chosen_almost_always(best: int, lead: float, seed: int) -> None:
     """By a lead of 30% and more, though every answer varies by a tenth."""

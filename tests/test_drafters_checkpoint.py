@@ -151,6 +151,13 @@ def test_a_checkpoint_may_name_its_tree(tmp_path: Path) -> None:
         return drafter
 
     assert load("best-first:9").default_tree(3) == TreeSpec.best_first(3, 9)
+    wide, narrow = load("best-first:60"), load("best-first:14:3")  # fewer depths may not hold as many nodes
+    assert [wide.default_tree(k) for k in (1, 2)] == [TreeSpec.chain(1), TreeSpec.best_first(2, 60)]
+    assert [narrow.default_tree(k) for k in (2, 3)] == [TreeSpec.best_first(2, 13, 3), TreeSpec.best_first(3, 14, 3)]
+    assert Engine(tiny_target(), wide, k=1).tree == TreeSpec.chain(1)
+    assert load("medusa").default_tree(1) == medusa_tree(1)
+    with pytest.raises(ConfigError, match="fewer than 60 nodes"):
+        Engine(tiny_target(), wide, k=1, tree="best-first:60")  # the user's own words are taken as they are
     for wrong in ("shrub", "paths.json", 9, "best-first:99"):
         with pytest.raises(CheckpointError, match=r"pspec: .*tree"):
             load(wrong)

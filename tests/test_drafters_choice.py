@@ -10,12 +10,14 @@ import pytest
 import torch
 
 from pspec_rt import bandit as bandit_module
+from pspec_rt import zoo
 from pspec_rt.drafters.checkpoint import load_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.engine import Engine
-from pspec_rt.errors import ConfigError, PspecError
+from pspec_rt.errors import CaptureError, ConfigError, PspecError
 from pspec_rt.generator import Generator
 from pspec_rt.result import GenerationOutput, Stats
+from pspec_rt.state import DecodeState
 from pspec_rt.team import Spec
 from tests.drafter_fixtures import EAGLE, feature_checkpoint
 from tests.tiny import scratch_folder, tiny_target
@@ -83,6 +85,67 @@ def test_a_batch_keeps_its_order(several: Generator, plain: Generator, options: 
     assert {output.stats.drafter for output in outputs} == set(NAMES)
     assert [output.stats.drafter for output in outputs[:6]] == [name for name in NAMES for _ in "ab"], "full turns"
     assert sum(choice.requests for choice in several.choices) == len(outputs)
+
+
+class Unmakeable(NgramDrafter):
+    """A drafter that finds out late that it cannot draft here."""
+
+    kind = "unmakeable"
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def allocate(self, state: DecodeState, prefill_rows: int) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("too wide"), CaptureError("too wide"), torch.OutOfMemoryError("too wide")]
+)
+def test_who_cannot_start_is_left_out(plain: Generator, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    """Three turns of two; the second drafter's engine cannot be made, and nothing of the others is lost."""
+    caplog.set_level("WARNING", "pspec_rt")
+    generator = make("ngram", Unmakeable(error), None)
+    outputs = generator.generate(PROMPTS[:6], **OPTIONS)
+    assert ids_of(outputs) == ids_of(plain.generate(PROMPTS[:6], **OPTIONS))
+    assert {output.stats.drafter for output in outputs} == {"ngram", "none"}
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["drafter unmakeable is left out from now on: too wide"]
+    assert [(choice.name, choice.requests > 0) for choice in generator.choices] == [
+        ("ngram", True),
+        ("unmakeable", False),
+        ("none", True),
+    ]
+    for prompts in (PROMPTS[:1], PROMPTS):  # with other numbers of slots, too
+        assert "unmakeable" not in {output.stats.drafter for output in generator.generate(prompts, **OPTIONS)}
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_nobody_left_is_an_error() -> None:
+    for drafters in ([Unmakeable(ConfigError("too wide"))], [Unmakeable(ConfigError("too wide")), "ngram"]):
+        with pytest.raises(ConfigError, match="too wide"):
+            make(*drafters).generate(PROMPTS[0], **OPTIONS)
+    generator = make("ngram", Unmakeable(ConfigError("too wide")))
+    generator.generate(PROMPTS[:4], **OPTIONS)
+    generator.team.members[0].drafter = Unmakeable(ConfigError("the last one"))
+    with pytest.raises(ConfigError, match="the last one"):
+        generator.generate(PROMPTS[0], **OPTIONS)
+
+
+def test_one_drafter_by_two_names_is_one_member(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "pspec_rt"):
+        assert [choice.name for choice in make("auto", "ngram", "auto+ngram", "none").choices] == ["ngram", "none"]
+    assert "drafters: auto and ngram are the same: one of them is used" in caplog.messages
+    names = [choice.name for choice in make(folder, folder / ".." / folder.name, NgramDrafter(), "ngram").choices]
+    assert names == [EAGLE, "ngram"]
+    assert len(make(NgramDrafter(5), "ngram").choices) == 2
+    monkeypatch.setattr(zoo, "ROOT", tmp_path)
+    feature_checkpoint(tmp_path / "fits")
+    names = [choice.name for choice in make("auto", "fits", "fits+ngram", "auto+ngram", "ngram").choices]
+    assert names == [f"{EAGLE}+ngram", EAGLE, "ngram"]
 
 
 def test_streams(several: Generator, plain: Generator) -> None:

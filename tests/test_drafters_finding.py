@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 
 from pspec_rt import zoo
 from pspec_rt.drafters.checkpoint import load_drafter
-from pspec_rt.drafters.config import KINDS, target_entry
+from pspec_rt.drafters.config import DFLASH, EAGLE1, EAGLE3, KINDS, MEDUSA_HEADS, PEAGLE, target_entry
 from pspec_rt.drafters.inspect import inspect_checkpoint
 from pspec_rt.drafters.new import init_drafter
 from pspec_rt.drafters.ngram import NgramDrafter
 from pspec_rt.drafters.registry import find_drafter
 from pspec_rt.errors import CheckpointError, DrafterMismatchError
+from pspec_rt.tree import parse_tree
 from tests.drafter_fixtures import EAGLE, MEDUSA, VOCAB, WIDTH, feature_checkpoint, write_checkpoint
+from tests.drafter_formats import published
 from tests.tiny import copy_checkpoint, edit_json, tiny_checkpoint, tiny_target
 
 
@@ -56,7 +58,7 @@ def test_auto_takes_the_shipped_drafter_that_fits(
         write_checkpoint(tmp_path / "another", raw, tensors)
         caplog.clear()
         found = find_drafter("auto", target)
-    assert found is not None and found.kind == MEDUSA
+    assert found is not None and found.kind == f"{MEDUSA}+ngram"
     assert "shipped, fits" in caplog.text
     assert zoo.names() == ["another", "fits"]
     assert load_drafter("fits", target).kind == MEDUSA, "its name serves as a path"
@@ -94,6 +96,15 @@ def test_inspect_drafters(tmp_path: Path) -> None:
         "draft_vocab_size": 99,
         "target": target_entry(tiny_target().config),
     }
+
+
+@pytest.mark.parametrize("kind", [EAGLE1, EAGLE3, PEAGLE, DFLASH, MEDUSA_HEADS])
+def test_inspect_names_the_tree_that_is_drafted(kind: str) -> None:
+    """EAGLE's heads have trees of their own; they are not called chains."""
+    described, drafter = inspect_checkpoint(published(kind)), load_drafter(published(kind), tiny_target())
+    assert ("tree" in described) == (kind in (PEAGLE, DFLASH))
+    if "tree" in described:
+        assert parse_tree(described["tree"], described["k"]) == drafter.default_tree(drafter.default_k)
 
 
 def test_inspect_language_models(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pspec_rt.cli import main
@@ -17,6 +19,7 @@ from pspec_rt.drafters.base import Drafter
 from pspec_rt.drafters.checkpoint import load_drafter, save_drafter
 from pspec_rt.drafters.config import DFLASH, EAGLE1, EAGLE3, MEDUSA_HEADS, PARD, PARD2, PEAGLE
 from pspec_rt.drafters.export import export_vllm
+from pspec_rt.drafters.inspect import inspect_checkpoint
 from pspec_rt.errors import CheckpointError, ConfigError
 from pspec_rt.generator import Generator
 from pspec_rt.train.published import new_p_eagle
@@ -42,7 +45,7 @@ MASKS = (1, 1, 3 * WIDTH)
 
 def trained(folder: Path) -> None:
     """What `pspec-rt train --family p-eagle` writes."""
-    drafter = new_p_eagle(tiny_target(), 3, (0, 1, 3), 2, REDUCED, MASK, seed=1)
+    drafter = new_p_eagle(tiny_target(), 3, (0, 1, 2), 2, REDUCED, MASK, seed=1)
     drafter.weights.mask_hidden_F.normal_()
     save_drafter(drafter, folder)
 
@@ -124,7 +127,7 @@ def test_names_shapes_and_keys_are_those_of_vllm(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     expected = {
         "architectures": ["LlamaForCausalLMEagle3"], "model_type": "llama", "ptd_token_id": MASK,
-        "norm_before_residual": False, "eagle_aux_hidden_state_layer_ids": [0, 1, 3], "num_aux_hidden_states": 3,
+        "norm_before_residual": False, "eagle_aux_hidden_state_layer_ids": [0, 1, 2], "num_aux_hidden_states": 3,
         "draft_vocab_size": len(REDUCED), "vocab_size": VOCAB, "target_hidden_size": WIDTH, "num_hidden_layers": 2,
         "rope_theta": 10_000.0, "dtype": "float32",
     }  # fmt: skip
@@ -170,6 +173,70 @@ def test_a_pard_drafter_is_copied(tmp_path: Path) -> None:
     assert (after.kind, after.default_k) == (PARD, 5)
     for left, right in zip(drafts(before), drafts(after), strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize(
+    "names", [("model-1.safetensors", "model-2.safetensors"), ("shard_a.safetensors", "more/b.safetensors")]
+)
+@pytest.mark.parametrize("single", [False, True])
+def test_the_shards_that_the_index_names_are_copied(tmp_path: Path, names: tuple[str, str], single: bool) -> None:
+    """An index decides, as in the loader, even beside a file of the usual name."""
+    folder = pard(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    first = dict.fromkeys(sorted(tensors)[::2], names[0])
+    weight_map = {name: first.get(name, names[1]) for name in tensors}
+    for file in names:
+        (folder / file).parent.mkdir(exist_ok=True)
+        save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
+    edit_json(folder / "model.safetensors.index.json", weight_map=weight_map)
+    if single:
+        save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, folder / "model.safetensors")
+    export_vllm(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    before, after = (load_drafter(path, tiny_target()) for path in (folder, tmp_path / "out"))
+    for left, right in zip(drafts(before), drafts(after), strict=True):
+        assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.safetensors", "/etc/passwd", 5])
+def test_shards_lie_in_the_folder(tmp_path: Path, name: object) -> None:
+    folder = pard(tmp_path)
+    shutil.copy(folder / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    edit_json(folder / "model.safetensors.index.json", weight_map={"norm.weight": name})
+    with pytest.raises(CheckpointError, match="weight_map names"):
+        export_vllm(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_are_not_exported(tmp_path: Path) -> None:
+    folder = pard(tmp_path)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no model.safetensors .*convert it to safetensors"):
+        export_vllm(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("k", ["x", 0, 2.5, 33])
+def test_a_pard_drafter_states_a_whole_k(tmp_path: Path, k: object) -> None:
+    folder = pard(tmp_path, pspec={"kind": "pard", "k": k})
+    for read in (lambda: export_vllm(folder, tmp_path / "out"), lambda: inspect_checkpoint(folder)):
+        with pytest.raises(CheckpointError, match=f"pspec: k = {k!r}"):
+            read()
+    assert not (tmp_path / "out").exists()
+    edit_json(folder / "config.json", pspec={"kind": "pard", "k": None})
+    assert export_vllm(folder, tmp_path / "out").speculative_config["num_speculative_tokens"] == 8
+    assert inspect_checkpoint(folder)["k"] == 8
+
+
+def test_the_last_layer_is_the_state_after_the_norm(tmp_path: Path) -> None:
+    """Known where the config says how many layers the target has; a drafter trained here does."""
+    save_drafter(new_p_eagle(tiny_target(), 3, (0, 1, 3), 1, REDUCED, MASK, seed=1), tmp_path / "own")
+    with pytest.raises(ConfigError, match=r"taps the state after the final norm \(3 of 3 layers\)"):
+        export_vllm(tmp_path / "own", tmp_path / "out")
+    edit_json(tmp_path / "own" / "config.json", target={"num_hidden_layers": 4})
+    export_vllm(tmp_path / "own", tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", [EAGLE, MEDUSA])
@@ -237,10 +304,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path / "own")
-    own, out = str(tmp_path / "own"), str(tmp_path / "out")
+    own, out = str(tmp_path / "own"), str(tmp_path / "an agent's 'out'")
     assert main(["export", "--format", "vllm", own, out]) == 0
     folder, told = capsys.readouterr().out.splitlines()
     assert folder == out and told.startswith("--speculative-config '")
-    assert json.loads(told.split("'")[1])["num_speculative_tokens"] == 3
+    option, config = shlex.split(told)
+    assert json.loads(config) == {
+        "method": "eagle3", "model": out, "parallel_drafting": True, "num_speculative_tokens": 3,
+    }  # fmt: skip
     assert main(["export", own, out]) == 2
     assert "is not empty" in capsys.readouterr().err

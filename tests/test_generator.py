@@ -153,6 +153,19 @@ def test_streams_may_be_interleaved_and_left_open(generator: Generator) -> None:
     assert list(left_open)[-1].output.token_ids == expected[0]
 
 
+def test_a_stream_of_nothing_leaves_others_alone(generator: Generator) -> None:
+    options = {"max_new_tokens": 20, "ignore_eos": True, "stream": True}
+    expected = generator.generate([[5, 6, 7], [8, 9]], **options | {"stream": False})
+    nothing = generator.generate([[5], [6]], max_new_tokens=0, stream=True)
+    next(nothing)
+    other = generator.generate([[5, 6, 7], [8, 9]], **options)
+    chunks = [next(other)]
+    assert [chunk.output.finish_reason for chunk in nothing] == ["length"]
+    chunks += other
+    outputs = {chunk.prompt_index: chunk.output for chunk in chunks if chunk.output is not None}
+    assert [outputs[i].token_ids for i in range(2)] == [output.token_ids for output in expected]
+
+
 @pytest.mark.parametrize(
     ("prompts", "options", "error", "message"),
     [
@@ -190,6 +203,12 @@ def test_a_bad_stream_request_fails_at_the_call(generator: Generator) -> None:
         ({"drafter": "ngram", "tree": "shrub"}, ConfigError, "unknown tree"),
         ({"drafter": "/no/such/folder"}, PspecError, "/no/such/folder"),
         ({"max_length": 10**9}, ConfigError, "max_length"),
+        ({"max_batch": 0}, ConfigError, "max_batch=0"),
+        ({"max_batch": -3}, ConfigError, "max_batch=-3"),
+        ({"prefill_chunk": 0}, ConfigError, "prefill_chunk=0"),
+        ({"simulate_acceptance": 7, "drafter": "ngram"}, ConfigError, "simulate_acceptance=7"),
+        ({"simulate_acceptance": 0.5, "drafter": None}, ConfigError, "simulate_acceptance needs a drafter"),
+        ({"simulate_acceptance": 0.5, "drafters": ["ngram", None]}, ConfigError, "simulate_acceptance needs a drafter"),
     ],
 )
 def test_bad_options(options: dict, error: type[Exception], message: str) -> None:

@@ -45,6 +45,22 @@ class Specialization:
     min_arch: int = 80
 
 
+def row_specializations(kernel: Any, source: str, out: str, columns: str, *strides: str) -> list[Specialization]:
+    """Of an element-wise kernel over rows, whose arguments these are; one block of BLOCK columns per program."""
+    arguments = (source, out, columns, *strides)
+    return [
+        Specialization(
+            kernel,
+            {name: f"*{dtype}" if name in (source, out) else "i32" for name in arguments},
+            {"BLOCK": BLOCK, "UPCAST": False, "PDL": pdl},
+            divisible=arguments,
+            name=f"{dtype}{'-pdl' * pdl}",
+            min_arch=90 if pdl else 80,
+        )
+        for dtype, pdl in [("bf16", False), ("bf16", True), ("fp32", False)]
+    ]
+
+
 def interpreting() -> bool:
     """Whether kernels run in Triton's interpreter."""
     return env.triton_interprets()

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import BLOCK, Specialization, launch_options, narrow, upcast, widen
+from ._common import BLOCK, launch_options, narrow, row_specializations, upcast, widen
 from ._math import silu_product
 
 
@@ -46,14 +46,4 @@ def silu_add(y_RM: Tensor, out_RM: Tensor) -> None:
     )  # fmt: skip
 
 
-SPECIALIZATIONS = [
-    Specialization(
-        _silu_add_kernel,
-        {"y": f"*{dtype}", "out": f"*{dtype}", "M": "i32", "stride_y": "i32", "stride_out": "i32"},
-        {"BLOCK": BLOCK, "UPCAST": False, "PDL": pdl},
-        divisible=("y", "out", "M", "stride_y", "stride_out"),
-        name=f"{dtype}{'-pdl' * pdl}",
-        min_arch=90 if pdl else 80,
-    )
-    for dtype, pdl in [("bf16", False), ("bf16", True), ("fp32", False)]
-]
+SPECIALIZATIONS = row_specializations(_silu_add_kernel, "y", "out", "M", "stride_y", "stride_out")

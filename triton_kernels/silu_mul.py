@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._common import BLOCK, Specialization, launch_options, narrow, upcast, widen
+from ._common import BLOCK, launch_options, narrow, row_specializations, upcast, widen
 from ._math import silu_product
 
 
@@ -44,14 +44,4 @@ def silu_mul(gate_up_R2I: Tensor, out_RI: Tensor) -> None:
     )  # fmt: skip
 
 
-SPECIALIZATIONS = [
-    Specialization(
-        _silu_mul_kernel,
-        {"gate_up": f"*{dtype}", "out": f"*{dtype}", "I": "i32", "stride_in": "i32", "stride_out": "i32"},
-        {"BLOCK": BLOCK, "UPCAST": False, "PDL": pdl},
-        divisible=("gate_up", "out", "I", "stride_in", "stride_out"),
-        name=f"{dtype}{'-pdl' * pdl}",
-        min_arch=90 if pdl else 80,
-    )
-    for dtype, pdl in [("bf16", False), ("bf16", True), ("fp32", False)]
-]
+SPECIALIZATIONS = row_specializations(_silu_mul_kernel, "gate_up", "out", "I", "stride_in", "stride_out")

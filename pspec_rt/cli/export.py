@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,5 +26,6 @@ def run(args: argparse.Namespace) -> int:
     from ..drafters.export import export_vllm
 
     exported = export_vllm(args.drafter, args.out)
-    sys.stdout.write(f"{exported.folder}\n--speculative-config '{json.dumps(exported.speculative_config)}'\n")
+    told = shlex.quote(json.dumps(exported.speculative_config))
+    sys.stdout.write(f"{exported.folder}\n--speculative-config {told}\n")
     return 0

@@ -43,7 +43,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--drafter",
         action="append",
         metavar="auto|none|ngram|DIR[+ngram]",
-        help="who drafts: the shipped drafter that fits or n-gram lookup (auto, default), nobody, "
+        help="who drafts: the shipped drafter that fits with n-gram lookup, or lookup alone (auto, default), nobody, "
         "n-gram lookup, or a checkpoint, +ngram: with lookup beside it; repeatable: of several, the fastest is found "
         "by measuring",
     )
@@ -129,8 +129,8 @@ def numbers(option: str, text: str, kind: type[N]) -> tuple[N, ...]:
     try:
         return tuple(kind(part) for part in text.split(","))
     except ValueError as error:
-        example = "whole numbers such as 2,15,-1" if kind is int else "numbers, separated by commas"
-        raise ConfigError(f"{option} {text!r}: expected {example}") from error
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise ConfigError(f"{option} {text!r}: expected {wanted}, separated by commas") from error
 
 
 def show_progress() -> bool:

@@ -196,9 +196,7 @@ def _load_lm(
     path = checkpoint.folder
     fields = Fields(raw, str(path / "config.json"))
     vocab = fields.integer("vocab_size")
-    k = Fields(raw.get("pspec") or {}, f"{fields.source}: pspec").integer("k", DEFAULT_K[kind])
-    if k > MAX_K:
-        raise CheckpointError(f"{fields.source}: pspec: k = {k}, at most {MAX_K} is supported")
+    k = read_k(kind, fields)
     mask_id = 0 if kind == LM else read_pard_token(fields, vocab)
     check_vocabulary(str(path), vocab, target.config)
     check_tokenizer(path, target)
@@ -212,6 +210,14 @@ def _load_lm(
     if kind == PARD:
         return ParallelLMDrafter(model, raw, target.config, k, mask_id)
     return SequentialLMDrafter(model, raw, target.config, k)
+
+
+def read_k(kind: str, fields: Fields) -> int:
+    """K of a drafter that is a language model, as stated or the default; raises CheckpointError for no such number."""
+    k = Fields(fields.raw.get("pspec") or {}, f"{fields.source}: pspec").integer("k", DEFAULT_K[kind])
+    if k > MAX_K:
+        raise CheckpointError(f"{fields.source}: pspec: k = {k}, at most {MAX_K} is supported")
+    return k
 
 
 def _load_projection(

@@ -32,7 +32,8 @@ class FeatureConfig:
         raw: the JSON object, written back by `save_drafter`.
         source: where it came from, for messages.
         max_k: most depths, if more than k.
-        tree: the tree it drafts unless another is asked for, as on the command line.
+        tree: the tree it drafts unless another is asked for, as on the command line; of no use to kinds that have their
+            own (EAGLE-1, EAGLE-3).
         mask_id: the token of P-EAGLE's masks.
         norm_before_residual: EAGLE-3's first layer adds its output to the normed features, not to the plain ones.
     """

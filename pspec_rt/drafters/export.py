@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .. import hub
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
 from ..models._json import Fields, read_json
 from ..models.config import parse_config
-from ..models.weights import INDEX, SINGLE, Checkpoint, check_unused
-from .checkpoint import DEFAULT_K, recognise, write_drafter
+from ..models.weights import INDEX, Checkpoint, check_unused, files_of
+from .checkpoint import read_k, recognise, write_drafter
 from .checks import check_d2t, check_head
 from .config import EAGLE, MEDUSA, PARD, PEAGLE, FeatureConfig
 from .published import FILES, STATED_K, parse_eagle, read_pard_token
@@ -75,19 +75,17 @@ def export_vllm(path_or_id: str | Path, out: str | Path) -> Exported:
 
 
 def _copy_pard(raw: dict[str, Any], path: Path, out: Path) -> int:
-    """Copy what belongs to the model; returns K."""
-    source = str(path / "config.json")
-    config = parse_config(raw, source)
-    read_pard_token(Fields(raw, source), config.vocab_size)
-    weights = [INDEX, "model-*.safetensors"] if (path / INDEX).exists() else [SINGLE]
-    if not any((path / name).exists() for name in (SINGLE, INDEX)):
-        raise CheckpointError(f"{path}: {SINGLE} is missing: only safetensors weights are exported")
-    out.mkdir(parents=True, exist_ok=True)
-    for pattern in (*weights, "generation_config.json", *BESIDE, "config.json"):  # the config last
-        for file in path.glob(pattern):
-            shutil.copyfile(file, out / file.name)
-    stated = raw.get("pspec") or {}
-    return int(stated.get("k", DEFAULT_K[PARD]))
+    """Copy what belongs to the model, the weights being those that the loader reads; returns K."""
+    fields = Fields(raw, str(path / "config.json"))
+    read_pard_token(fields, parse_config(raw, fields.source).vocab_size)
+    k, files = read_k(PARD, fields), files_of(path)
+    for pattern in (INDEX, "generation_config.json", *BESIDE, "config.json"):  # the config last
+        files += path.glob(pattern)
+    for file in files:
+        copy = out / file.relative_to(path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return k
 
 
 def _write_p_eagle(raw: dict[str, Any], checkpoint: Checkpoint, out: Path) -> int:
@@ -111,8 +109,11 @@ def _write_p_eagle(raw: dict[str, Any], checkpoint: Checkpoint, out: Path) -> in
 
 def _check_expressible(config: FeatureConfig, checkpoint: Checkpoint) -> None:
     """Raise ConfigError for what vLLM's loader has no place for."""
+    made_for = config.raw.get("target")
+    layers = made_for.get("num_hidden_layers") if isinstance(made_for, dict) else None  # drafters trained here say
     for found, what in (
         (-1 in config.taps, "it taps the state after the final norm (-1)"),
+        (layers in config.taps, f"it taps the state after the final norm ({layers} of {layers} layers)"),
         (len(set(config.taps)) < len(config.taps), f"it taps a hidden state twice ({list(config.taps)})"),
         ("fc.bias" in checkpoint, "fc has a bias"),
         (HEAD not in checkpoint, f"it has no {HEAD}"),

@@ -19,7 +19,7 @@ from ..models.workspace import Rows, Workspace
 from ..ops.draft_forward import DraftHead
 from ..quantize import Int8Weight, Weight, select_rows
 from ..state import DecodeState
-from ..tree import TreeSpec, parse_tree
+from ..tree import TreeSpec, own_tree
 from .base import Drafter, DraftRows, cast_features
 from .candidates import as_id_map, check_candidates, rank_candidates, shared_noise
 from .checks import check_saveable
@@ -95,7 +95,7 @@ class FeatureDrafter(Drafter):
         """[J, M] what enters the layers at the mask rows, the same every round."""
 
     def default_tree(self, k: int) -> TreeSpec:
-        return parse_tree(self.config.tree, k)
+        return own_tree(self.config.tree, k)
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         check_saveable(self.kind, self.weights.layers[0].qkv_XM)

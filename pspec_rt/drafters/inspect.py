@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import hub
-from ..models._json import read_json
+from ..models._json import Fields, read_json
 from ..models.config import parse_config
 from ..models.weights import Checkpoint
-from .checkpoint import DEFAULT_K, FEATURE_FAMILIES, parse_kind, recognise
+from .checkpoint import FEATURE_FAMILIES, parse_kind, read_k, recognise
 from .config import LM, MEDUSA_HEADS, PARD2, FeatureConfig
+from .feature import FeatureDrafter
 from .medusa_heads import count_heads
 from .published import FILES
 from .weights import D2T
@@ -25,8 +26,8 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
     Returns:
         path, kind (of drafters/config.py, or "causal-lm": a target, or a drafter that drafts level by level),
         architecture, layers, hidden_size, vocab_size, parameters, bytes, dtypes (of the weights); for what is surely a
-        drafter also k, taps, draft_vocab_size and target, what it was made for (None: any target with its vocabulary).
-        Taps that depend on the target are left out.
+        drafter also k, taps, draft_vocab_size and target, what it was made for (None: any target with its vocabulary),
+        and tree, the default, unless its kind has one of its own. Taps that depend on the target are left out.
 
     Raises:
         CheckpointError: as `load_drafter` and `load_target` do, but for what only the weights themselves tell.
@@ -44,7 +45,7 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
         stated, extra = raw.get("pspec") or {}, {}
         if stated or kind != LM:  # else it is most likely a target
             taps = raw.get("pard2_target_layers", []) if kind == PARD2 else []
-            extra = {"k": stated.get("k", DEFAULT_K[kind]), "taps": taps, "target": raw.get("target")}
+            extra = {"k": read_k(kind, Fields(raw, source)), "taps": taps, "target": raw.get("target")}
     return {
         "path": str(path),
         "kind": "causal-lm" if kind == LM else kind,
@@ -58,9 +59,10 @@ def inspect_checkpoint(path_or_id: str | Path) -> dict[str, Any]:
 
 
 def _feature_entries(config: FeatureConfig) -> dict[str, Any]:
+    reads_tree = FEATURE_FAMILIES[config.kind].default_tree is FeatureDrafter.default_tree
     return {
         "k": config.k,
-        "tree": config.tree,
+        **({"tree": config.tree} if reads_tree else {}),
         "taps": list(config.taps),
         "draft_vocab_size": config.draft_vocab,
         "target": config.target,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .. import zoo
+from .. import hub, zoo
 from ..errors import ConfigError
 from ..models._json import read_json
 from ..models.target import Target
@@ -26,9 +26,10 @@ def find_drafter(
     """The drafter `spec` stands for; one INFO line says which.
 
     Args:
-        spec: None or "none" (plain decoding); "ngram"; "auto" (the shipped drafter made for this target, else n-gram
-            lookup); a checkpoint folder, the name of a shipped drafter or a hub id; or a Drafter, which is checked and
-            passed through. "NAME+ngram" is the drafter NAME with n-gram lookup beside it (`LookupDrafter`).
+        spec: None or "none" (plain decoding); "ngram"; "auto" (the shipped drafter made for this target, with lookup
+            beside it, else lookup alone); a checkpoint folder, the name of a shipped drafter or a hub id; or a Drafter,
+            which is checked and passed through. "NAME+ngram" is the drafter NAME with n-gram lookup beside it
+            (`LookupDrafter`).
         dtype: of a checkpoint's weights; see `load_drafter`.
 
     Raises:
@@ -41,6 +42,14 @@ def find_drafter(
     drafter, origin = _find(spec, target, dtype)
     log.info("drafter: %s (%s), k=%d", drafter.kind, origin, drafter.default_k)
     return drafter
+
+
+def checkpoint_of(word: str | Path, target: Target) -> str:
+    """The folder of the checkpoint that a word stands for (it does for one), and LOOKUP if lookup goes beside it."""
+    name = word.removesuffix(LOOKUP) if isinstance(word, str) else word
+    folder = shipped_for(target) if name == "auto" else hub.resolve(name)
+    assert folder is not None, "found before"
+    return f"{folder.resolve()}{LOOKUP if name == 'auto' or name != word else ''}"
 
 
 def _find(spec: str | Path | Drafter, target: Target, dtype: str | torch.dtype | None) -> tuple[Drafter, str]:
@@ -56,16 +65,14 @@ def _find(spec: str | Path | Drafter, target: Target, dtype: str | torch.dtype |
     shipped = shipped_for(target)
     if shipped is None:
         return NgramDrafter(), f"no shipped drafter was made for {target.name}"
-    return load_drafter(shipped, target, dtype), f"shipped, {shipped.name}"
+    return LookupDrafter(load_drafter(shipped, target, dtype)), f"shipped, {shipped.name}"
 
 
 def _find_with_lookup(name: str, target: Target, dtype: str | torch.dtype | None) -> tuple[Drafter, str]:
     if name in ("", "none"):
         raise ConfigError(f'drafter "{name}{LOOKUP}": there is no drafter to look up beside; lookup alone is "ngram"')
     drafter, origin = _find(name, target, dtype)
-    if name == "auto" and isinstance(drafter, NgramDrafter):  # nothing is shipped: lookup alone
-        return drafter, origin
-    return LookupDrafter(drafter), origin
+    return (drafter if name == "auto" else LookupDrafter(drafter)), origin  # auto looks up already
 
 
 def shipped_for(target: Target) -> Path | None:

@@ -65,7 +65,7 @@ class Checkpoint:
         for file in found:
             if not (usual and file.name == PYTORCH):
                 self._entries |= _read_header(file) if file.suffix == ".safetensors" else _read_pickle(file)
-        for file in _files(self.folder) if usual or not found else ():
+        for file in files_of(self.folder) if usual or not found else ():
             self._entries |= _read_header(file)
 
     def __contains__(self, name: str) -> bool:
@@ -158,13 +158,19 @@ class Checkpoint:
         return self._entries[name]
 
 
-def _files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint; raises CheckpointError naming one that is missing."""
+def files_of(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: those its index names, else the usual one.
+
+    Raises CheckpointError naming one that is missing or lies elsewhere.
+    """
     index = folder / INDEX
     if index.exists():
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise CheckpointError(f"{index}: weight_map is missing")
+        for name in shards.values():
+            if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+                raise CheckpointError(f"{index}: weight_map names {name!r}, expected a file in its folder")
         files = [folder / name for name in sorted(set(shards.values()))]
         for file in files:
             if not file.exists():

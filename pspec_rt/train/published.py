@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..drafters.config import EAGLE1, MEDUSA_HEADS, PEAGLE, FeatureConfig
+from ..drafters.config import EAGLE1, MEDUSA_HEADS, PEAGLE, FeatureConfig, target_entry
 from ..drafters.eagle import EagleDrafter, ParallelEagleDrafter
 from ..drafters.medusa_heads import MedusaHead, MedusaHeadsDrafter
 from ..drafters.new import _layer_sizes
@@ -36,6 +36,7 @@ def new_p_eagle(
         "mask_token_id": mask_id,
         "eagle_aux_hidden_state_layer_ids": list(taps),
         "speculators_config": {"proposal_methods": [{"speculative_tokens": k}]},
+        "target": target_entry(target.config),  # of which an export needs the number of layers
     }
     config, weights = _feature(PEAGLE, target, k, taps, layers, draft_ids, {HEAD, "d2t"}, seed, more, mask_id)
     return ParallelEagleDrafter(config, weights, target)
