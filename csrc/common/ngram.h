@@ -28,8 +28,8 @@ PSPEC_HD int32_t proposal(const int32_t* tokens, int64_t best_key, int last, int
 // token, 56% after two, .. 86% after 11, 96% where 12 or more match.
 PSPEC_HD float log_chance(int64_t agreeing) {
   constexpr int kMost = 12;
-  constexpr float kLogChance[kMost] = {-1.35f, -0.58f, -0.43f, -0.33f, -0.29f, -0.24f,
-                                       -0.24f, -0.17f, -0.16f, -0.15f, -0.15f, -0.04f};
+  static constexpr float kLogChance[kMost] = {-1.35f, -0.58f, -0.43f, -0.33f, -0.29f, -0.24f,
+                                              -0.24f, -0.17f, -0.16f, -0.15f, -0.15f, -0.04f};
   return kLogChance[(agreeing < kMost ? agreeing : kMost) - 1];
 }
 
