@@ -49,7 +49,7 @@ def _run(job: dict[str, Any], steps: list[dict[str, Any]]) -> str:
     return (
         f"## Training\n\n    {job['command']}\n\n"
         f"{last['step']} steps, {last['anchors']} anchor tokens in {last['seconds']:.0f} seconds "
-        f"({job['device']}, {job['threads']} threads, {job['processes']} process(es), torch {job['torch']}); "
+        f"({job['device']}, threads: {job['threads']}, processes: {job['processes']}, torch {job['torch']}); "
         "evaluations and the target's reading of the texts not counted."
     )
 

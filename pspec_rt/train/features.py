@@ -95,7 +95,7 @@ class CachedFeatures:
 
     Args:
         folder: made if need be; one folder serves many data files.
-        reader: makes the Reader of some taps, should something be missing.
+        reader: makes the Reader of these taps, should something be missing.
         key: tells targets apart.
         width: of one tap.
         advance: told how many tokens have been read.
@@ -105,7 +105,7 @@ class CachedFeatures:
     """
 
     def __init__(
-        self, folder: Path, reader: Callable[[tuple[int, ...]], Reader], key: str, taps: tuple[int, ...], width: int,
+        self, folder: Path, reader: Callable[[], Reader], key: str, taps: tuple[int, ...], width: int,
         dtype: torch.dtype, texts: Sequence[Text], advance: Advance = lambda tokens: None,
     ) -> None:  # fmt: skip
         self.folder, self.taps, self._dtype = folder, taps, dtype
@@ -114,12 +114,11 @@ class CachedFeatures:
         shards = [(self._name(key, shard), shard) for shard in _shards(texts)]
         missing = [(path, shard, self._missing(path, shard)) for path, shard in shards]
         self._check_room([(shard, names) for _, shard, names in missing])
-        readers: dict[tuple[int, ...], Reader] = {}
+        made: Reader | None = None
         for path, shard, names in missing:
             if names:
-                wanted = tuple(tap for tap in taps if _tap_file(tap) in names)
-                made = readers.setdefault(wanted, readers.get(wanted) or reader(wanted))
-                self._write(path, shard, names, wanted, made, advance)
+                made = made or reader()
+                self._write(path, shard, names, made, advance)
             first = 0
             for text in shard:
                 self._place.append((path, first, first + len(text.ids)))
@@ -173,17 +172,14 @@ class CachedFeatures:
                 f"{free / 1e9:.1f} GB are free: make room, name another folder with --cache, or use --cache off"
             )
 
-    def _write(
-        self, path: Path, shard: Sequence[Text], names: Sequence[str], taps: tuple[int, ...], reader: Reader,
-        advance: Advance,
-    ) -> None:  # fmt: skip
+    def _write(self, path: Path, shard: Sequence[Text], names: Sequence[str], reader: Reader, advance: Advance) -> None:
         """Read the texts of one shard and put the missing files in place."""
         with disk_errors(path, "Make room and run the same command again, or use --cache off"), ExitStack() as stack:
             path.mkdir(parents=True, exist_ok=True)
             new = {name: path / f"{name}.{os.getpid()}.new" for name in names}  # two runs may write the same shard
             open_files = {name: stack.enter_context(file.open("wb")) for name, file in new.items()}
             for text in shard:
-                rows = _as_stored(reader.read(text.ids), taps)
+                rows = _as_stored(reader.read(text.ids), self.taps)
                 for name, stream in open_files.items():
                     stream.write(rows[name].astype(self._arrays[name][1], copy=False).tobytes())
                 advance(len(text.ids))
@@ -197,11 +193,11 @@ def features_of(
 ) -> Features:
     """The target's view of texts: from the cache in `folder`, or made when asked for if there is none."""
 
-    def reader(taps: tuple[int, ...]) -> Reader:
+    def reader() -> Reader:
         return Reader(target, taps, max(len(text.ids) for text in texts))
 
     if folder is None:
-        return LiveFeatures(reader(taps), texts)
+        return LiveFeatures(reader(), texts)
     key = f"{fingerprint(target.path)} {target.dtype_name} {TOP}"
     return CachedFeatures(folder, reader, key, taps, target.config.hidden_size, target.dtype, texts, advance)
 

@@ -211,6 +211,11 @@ def test_the_command_makes_a_drafter_that_changes_no_text(family: str, tmp_path:
 
 def test_the_command_goes_on(tmp_path: Path) -> None:
     assert main(command(tmp_path, "--steps", "2")) == 0
+    saved = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert main(command(tmp_path, "--steps", "2")) == 0
+    assert saved == (tmp_path / "out" / "model.safetensors").read_bytes(), (
+        "nothing is left to do, nothing is fitted anew"
+    )
     assert main(command(tmp_path, "--steps", "4", "--cache", "off")) == 0
     steps, _ = read_log(tmp_path / "out" / LOG)
     assert [row["step"] for row in steps] == [1, 2, 3, 4]
