@@ -13,8 +13,9 @@ from bench import ablate_k as command
 from pspec_rt.drafters.checkpoint import load_drafter
 from pspec_rt.errors import ConfigError
 from pspec_rt.generator import Generator
-from pspec_rt.measure import ablation
-from pspec_rt.measure.ablation import AblationConfig, Arm, ablate, arms_of, checks_of, lines_of
+from pspec_rt.measure import arms
+from pspec_rt.measure.ablation import AblationConfig, Cut, ablate, arms_of, checks_of
+from pspec_rt.measure.arms import Asked, lines_of, name_of
 from pspec_rt.measure.contender import Answer
 from pspec_rt.measure.ours import PspecContender
 from pspec_rt.measure.questions import Question, load_questions
@@ -41,14 +42,14 @@ def files(tmp_path: Path) -> Path:
 
 
 def config_of(files: Path, **options: Any) -> AblationConfig:
-    options = {"ks": (3, 4), "nodes": 6, "max_new_tokens": 8} | options
-    return AblationConfig(files / "questions.jsonl", files / "four", **options)
+    asked = Asked(files / "questions.jsonl", nodes=6, max_new_tokens=8, limit=options.pop("limit", None))
+    return AblationConfig(asked, files / "four", **{"ks": (3, 4)} | options)
 
 
 def test_who_takes_part(files: Path) -> None:
     drafters = {name: load_drafter(files / name, tiny_target()) for name in ("four", "two")}
-    arms = arms_of(config_of(files), drafters)
-    assert [(arm.drafter, arm.trained_k, arm.k, arm.shape) for arm in arms] == [
+    found = arms_of(config_of(files), drafters)
+    assert [(arm.drafter, arm.trained_k, arm.k, arm.shape) for arm in found] == [
         ("four", 4, 2, "chain"),  # for the check: nobody asked for 2
         ("four", 4, 2, "tree"),
         ("two", 2, 2, "chain"),
@@ -58,11 +59,11 @@ def test_who_takes_part(files: Path) -> None:
         ("four", 4, 4, "chain"),
         ("four", 4, 4, "tree"),
     ]
-    assert [arm.retrained for arm in arms] == [arm.drafter == "two" for arm in arms]
+    assert [arm.retrained for arm in found] == [arm.drafter == "two" for arm in found]
     with pytest.raises(ConfigError, match=r"four \(parallelspec-eagle\) drafts at most 4 tokens.* k=5"):
         arms_of(config_of(files, ks=(2, 5)), drafters)
     with pytest.raises(ConfigError, match=r"two \(parallelspec-eagle\) drafts at most 2 tokens.* k=4"):
-        arms_of(AblationConfig("", "two", ks=(1,)), dict(reversed(drafters.items())))
+        arms_of(AblationConfig(Asked(""), "two", ks=(1,)), dict(reversed(drafters.items())))
 
 
 def answer(tokens: list[int], seconds: float, per_position: list[int]) -> Answer:
@@ -72,10 +73,10 @@ def answer(tokens: list[int], seconds: float, per_position: list[int]) -> Answer
 
 
 def test_figures_by_hand() -> None:
-    cut, own = Arm("eight", 8, False, 2, "chain"), Arm("two", 2, True, 2, "chain")
-    first = {"plain": answer([1, 2, 3, 4], 4, []), cut.name: answer([1, 2, 3, 4], 2, [1, 1])}
-    second = {"plain": answer([5, 6], 2, []), cut.name: answer([5, 6], 2, [0, 0])}
-    first[own.name], second[own.name] = answer([1, 2, 3, 4], 1.5, [2, 0]), answer([5, 9], 1.5, [0, 0])
+    cut, own = Cut("eight", 8, False, 2, "chain"), Cut("two", 2, True, 2, "chain")
+    first = {"plain": answer([1, 2, 3, 4], 4, []), name_of(cut): answer([1, 2, 3, 4], 2, [1, 1])}
+    second = {"plain": answer([5, 6], 2, []), name_of(cut): answer([5, 6], 2, [0, 0])}
+    first[name_of(own)], second[name_of(own)] = answer([1, 2, 3, 4], 1.5, [2, 0]), answer([5, 9], 1.5, [0, 0])
     rows = [row_of(Question(i, "a", "a", ("",)), 3, [turn]) for i, turn in enumerate((first, second))]
     plain, shortened, trained = lines_of([cut, own], rows)
     assert (plain["k"], plain["tokens_per_s"], plain["speedup_over_plain"], plain["identical_tokens"]) == (
@@ -159,7 +160,7 @@ def test_a_difference_is_exit_code_1(
             said = super().answer(prompt_ids, max_new_tokens)
             return Answer(said.token_ids[:-1] if "tree" in self.name else said.token_ids, 1.0, said.text, said.stats)
 
-    monkeypatch.setattr(ablation, "PspecContender", Forgetful)
+    monkeypatch.setattr(arms, "PspecContender", Forgetful)
     assert command.main([*argv, "--nodes", "5"]) == 1
     assert "differs from plain output: four k=2 tree" in capsys.readouterr().err
 
@@ -182,7 +183,7 @@ def test_bad_input(
     argv: list[str], options: list[str], message: str, threads: None, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(ablation, "warm_up", lambda *_: pytest.fail("work has started"))
+    monkeypatch.setattr(arms, "warm_up", lambda *_: pytest.fail("work has started"))
     assert command.main([*argv, *options]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and message in captured.err

@@ -8,16 +8,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from ..errors import ConfigError
 from .options import show_progress
-from .terminal import stderr
+from .terminal import percentages, stderr, stdout
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from ..measure.arms import Asked
+
+
+class ArmReport(Protocol):
+    """What comes of comparing arms."""
+
+    skipped: list[dict[str, Any]]
+
+    @property
+    def different(self) -> list[str]: ...
 
 
 def add_question_options(parser: argparse.ArgumentParser, writes: str) -> None:
@@ -28,6 +39,22 @@ def add_question_options(parser: argparse.ArgumentParser, writes: str) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="S")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of every contender (default: all cores)")
     parser.add_argument("--json", type=Path, metavar="OUT", help=f"write {writes} here, and OUT's .svg plot")
+
+
+def add_arm_options(parser: argparse.ArgumentParser) -> None:
+    """How several drafters are asked (`Asked`), beside `add_question_options`."""
+    parser.add_argument("--nodes", type=int, default=16, help="of the best-first tree, root included (default 16)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="default 0 (greedy)")
+    parser.add_argument("--loop", default="auto", metavar="auto|eager|run_ahead|while")
+
+
+def asked_of(args: argparse.Namespace) -> Asked:
+    """What `add_question_options` and `add_arm_options` describe."""
+    from ..measure.arms import Asked
+
+    return Asked(
+        args.questions, args.nodes, args.limit, args.max_new_tokens, args.temperature, args.seed, args.loop
+    )  # fmt: skip
 
 
 def check_folder(path: Path | None) -> None:
@@ -59,3 +86,26 @@ def progress() -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=stderr(), disable=not show_progress()) as bar:
         task = bar.add_task("questions", total=None)
         yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def arm_figures(line: dict[str, Any]) -> tuple[str, ...]:
+    """Cells of an arm's line: tokens per round, acceptance per depth, tokens per second, speed-up and its median."""
+    return (
+        f"{line['mean_acceptance_length']:.2f}",
+        percentages(line["acceptance_per_position"]) or "-",
+        f"{line['tokens_per_s']:.1f}",
+        f"{line['speedup_over_plain']:.2f}x",
+        f"{line['speedup_over_plain_median']:.2f}x",
+    )
+
+
+ARM_COLUMNS = ("tok/round", "accepted at 1, 2, ...", "tok/s", "speed-up", "median")
+
+
+def closing(report: ArmReport) -> int:
+    """Name the questions that were left out and the arms whose text differs; the exit status."""
+    for skipped in report.skipped:
+        stdout().print(f"left out: question {skipped['question_id']}: {skipped['reason']}")
+    if report.different:
+        stderr().print(f"output differs from plain output: {', '.join(report.different)}", style="red")
+    return 1 if report.different else 0

@@ -41,6 +41,15 @@ class Panel:
     scale: str = "linear"
 
 
+@dataclass(frozen=True)
+class Bars:
+    """One pair of axes with a group of bars per name: `series` holds a value per name under each label."""
+
+    title: str
+    names: list[str]
+    series: dict[str, list[float]]
+
+
 def plot_available() -> bool:
     """Whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
@@ -100,12 +109,40 @@ def plot_curves(panels: Sequence[Panel], title: str, path: str | Path) -> bool:
     return True
 
 
-def _decorate(axes: Any, names: list[str], meta: dict[str, Any]) -> None:
+def plot_bars(panels: Sequence[Bars], title: str, path: str | Path) -> bool:
+    """Draw panels of one list of names side by side into an SVG or PNG file; False if there is nothing to draw."""
+    if not panels or not panels[0].names:
+        return False
+    from matplotlib.figure import Figure
+
+    names, series = panels[0].names, list(panels[0].series)
+    height = 0.8 / len(series)
+    figure = Figure(figsize=(10, 1.4 + 0.3 * len(names) * len(series)), layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels, strict=True):
+        for i, (label, values) in enumerate(panel.series.items()):
+            places = [place + (i - (len(series) - 1) / 2) * height for place in range(len(names))]
+            bars = axes.barh(places, values, height, label=label, color=COLOURS[i])
+            axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+        _set_names(axes, names)
+        axes.set_title(panel.title, fontsize=10)
+    axes.invert_yaxis()  # the axes share it
+    figure.legend(series, loc="outside lower center", ncols=len(series), fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path)
+    return True
+
+
+def _set_names(axes: Any, names: list[str]) -> None:
+    """Groups of bars by name, from left to right, with a line at 1."""
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
     axes.axvline(1, color="black", linewidth=0.8)
     axes.margins(x=0.12, y=0.02)
-    axes.set_xlabel("ratio of tokens per second")
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _decorate(axes: Any, names: list[str], meta: dict[str, Any]) -> None:
+    _set_names(axes, names)
+    axes.invert_yaxis()
+    axes.set_xlabel("ratio of tokens per second")
     conditions = (meta["drafter"] or "no drafter", meta["dtype"], f"{meta['threads']} threads", meta["cpu"])
     axes.set_title(", ".join(conditions), fontsize=9)

@@ -148,7 +148,7 @@ class Training:
         evaluated = time.perf_counter()
         while self._share() < 1:
             start = time.perf_counter()
-            row = self._step()
+            row = self.step()
             if self.world > 1:
                 torch.distributed.barrier()
             self.progress.seconds += time.perf_counter() - start
@@ -180,18 +180,19 @@ class Training:
         cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share))
         return min(1.0, (step + 1) / self.config.warm_up) * cosine
 
-    def _step(self) -> dict[str, Any]:
+    def step(self) -> dict[str, Any]:
         """One optimiser step; returns its row of the log."""
         config, progress = self.config, self.progress
         factor = self.rate(progress.step, self._share())
         begin, parts_KL = time.perf_counter(), torch.zeros(len(self.depth_weights), 2)
         passes = max(1, round(config.batch / config.micro / self.world))
-        anchors = 0
+        anchors = rows = 0
         for batch in self._batches(passes):
             loss, weight, parts = self._model(batch, self.depth_weights, config.hard)
             (loss / weight.clamp(min=1) / passes).backward()
             parts_KL += parts.cpu()
             anchors += batch.anchors
+            rows += len(batch.labels_R)
         norm = float(nn.utils.clip_grad_norm_(self.trainee.parameters(), config.clip))
         loss_K = (parts_KL[:, 0] / parts_KL[:, 1].clamp(min=1)).tolist()
         if not math.isfinite(norm) or not all(map(math.isfinite, loss_K)):
@@ -206,6 +207,7 @@ class Training:
         return {
             "step": progress.step,
             "anchors": progress.anchors,
+            "rows_per_anchor": round(rows / max(anchors, 1), 3),
             "lr": config.lr * factor,
             "loss": [round(value, 4) for value in loss_K],
             "norm": round(norm, 3),

@@ -64,7 +64,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path) -> None:
     whole.run()
     first = training(tmp_path / "parts")
     for _ in range(3):
-        first._step()
+        first.step()
     first.save()
     second = training(tmp_path / "parts")
     assert second.resume() and second.progress == first.progress
@@ -78,7 +78,7 @@ def test_accumulated_passes_are_one_batch(tmp_path: Path) -> None:
     runs = [training(tmp_path / str(m), replace(CONFIG, steps=1, micro=m, batch=m * n)) for m, n in ((1, 2), (2, 1))]
     assert [run.progress.place for run in runs] == [0, 0]
     for run in runs:
-        run._step()
+        run.step()
     assert runs[0].progress.place == 2 and runs[1].progress.place == 1
 
 
@@ -87,7 +87,7 @@ def test_the_rate_warms_up_and_falls(tmp_path: Path) -> None:
     rates = [run.rate(step, step / 100) for step in range(101)]
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[0] < 0.11 and rates[10] > 0.95 and rates[100] == pytest.approx(0.05)
-    run._step()
+    run.step()
     by_rate = {group["rate"]: group["lr"] for part in run.optimizer.parts for group in part.param_groups}
     assert {rate: lr / by_rate[1.0] for rate, lr in by_rate.items()} == pytest.approx({r: r for r in by_rate})
     assert {CONFIG.input_lr, CONFIG.muon, 1.0} == set(by_rate)
@@ -118,12 +118,12 @@ def test_a_resumed_run_takes_the_rates_it_is_given(tmp_path: Path) -> None:
 
 def test_a_nan_loss_stops_and_keeps_the_last_drafter(tmp_path: Path) -> None:
     run = training(tmp_path)
-    run._step()
+    run.step()
     run.save()
     saved = {name: (tmp_path / name).read_bytes() for name in ("model.safetensors", STATE)}
     run.trainee.norm.weight.data[0] = torch.nan  # type: ignore[union-attr]
     with pytest.raises(TrainError, match="not a number after step 1.*keeps the drafter of step 1"):
-        run._step()
+        run.step()
     assert saved == {name: (tmp_path / name).read_bytes() for name in saved}
 
 
@@ -136,7 +136,7 @@ def test_a_full_disk_keeps_what_was_saved(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    run._step()
+    run.step()
     with pytest.raises(TrainError, match="the disk is full. It keeps the drafter of step 0"):
         run.save()
     assert (tmp_path / STATE).read_bytes() == saved
