@@ -112,9 +112,11 @@ def eagle3(
     return raw, tensors
 
 
-def medusa(folder: Path, *, heads: int = 4, blocks: int = 1, pickle: bool = True) -> Made:
-    """FasterDecoding's Medusa: the config counts heads wrongly, as published ones do."""
+def medusa(folder: Path, *, heads: int = 4, blocks: int = 1, pickle: bool = True, one: bool = False) -> Made:
+    """FasterDecoding's Medusa: the config counts heads wrongly, as published ones do. `one`: equal output matrices."""
     tensors = {f"{i}.{blocks}.weight": weight(VOCAB, WIDTH) for i in range(heads)}
+    if one:
+        tensors |= {name: tensors[f"0.{blocks}.weight"].clone() for name in tensors}
     for i in range(heads):
         for j in range(blocks):
             tensors |= {f"{i}.{j}.linear.weight": weight(WIDTH, WIDTH), f"{i}.{j}.linear.bias": torch.randn(WIDTH)}

@@ -160,11 +160,13 @@ def test_p_eagle(tmp_path: Path, options: dict[str, Any], wrong: str) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["", "shift", "heads"])
-@pytest.mark.parametrize("options", [{}, {"blocks": 2, "pickle": False}])
+@pytest.mark.parametrize("options", [{}, {"blocks": 2, "pickle": False}, {"one": True}])
 def test_medusa(tmp_path: Path, options: dict[str, Any], wrong: str) -> None:
     _, tensors = formats.medusa(tmp_path, **options)
     drafter = load_drafter(tmp_path, tiny_target())
     assert (drafter.kind, drafter.taps, drafter.default_k) == (MEDUSA_HEADS, (-1,), 4)
+    once = sum(t.nbytes for name, t in tensors.items() if "linear" in name or name.startswith("0."))
+    assert drafter.nbytes == (once if options.get("one") else sum(t.nbytes for t in tensors.values()))
 
     def logits(tokens: Tensor, features: Tensor) -> Tensor:
         rows = straight_line.medusa(tensors, misread(features, wrong), len(tokens), 4, options.get("blocks", 1))

@@ -47,7 +47,7 @@ from .feature import FeatureDrafter
 from .head import HeadDrafter
 from .lm import FeatureLMDrafter, LMDrafter, ParallelLMDrafter, SequentialLMDrafter
 from .medusa import MedusaDrafter
-from .medusa_heads import MedusaHeadsDrafter, empty_heads, head_pieces, quantized_heads
+from .medusa_heads import MedusaHeadsDrafter, empty_heads, head_pieces, quantized_heads, share_outputs
 from .published import FILES, pard2_taps, parse_dflash, parse_eagle, read_pard_token, recognise_published
 from .weights import D2T, HEAD, FeatureWeights
 
@@ -187,6 +187,7 @@ def _load_medusa_heads(
     checkpoint.check(head_pieces(empty_heads(checkpoint, chosen, "meta")))
     heads = empty_heads(checkpoint, chosen, target.device)
     checkpoint.load(head_pieces(heads))
+    share_outputs(heads)
     return MedusaHeadsDrafter(heads if a8 is None else quantized_heads(heads, a8), raw, target.config)
 
 

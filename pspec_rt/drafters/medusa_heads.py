@@ -18,7 +18,7 @@ from ..quantize import Int8Weight, Weight, first_rows, quantize
 from ..state import DecodeState
 from ..tree import TreeSpec, medusa_tree
 from .base import Drafter, DraftRows, cast_features
-from .candidates import check_candidates, shared_noise
+from .candidates import check_candidates, rank_candidates, shared_noise
 from .checks import VOCAB_PADDING, check_saveable
 from .config import MEDUSA_HEADS
 from .weights import ResBlock
@@ -39,6 +39,7 @@ class MedusaState:
     features_BPM: Tensor | None  # only where the heads' dtype is not the target's
     feature_BM: Tensor
     inner_BM: Tensor
+    x_BKM: Tensor  # of every depth; read where one output matrix serves them all
     ids_BC: Tensor
     scores_BC: Tensor
     temperature_B1: Tensor
@@ -62,7 +63,8 @@ class MedusaHeadsDrafter(Drafter):
         self.max_k = self.default_k = len(heads)
         self.check_fit(target)
         self.head_VM = [first_rows(head.w_VM, target.vocab_size) for head in heads]
-        weights = [head.w_VM for head in heads]
+        weights = list({id(head.w_VM): head.w_VM for head in heads}.values())
+        self.one_output = len(weights) == 1
         weights += [w for head in heads for block in head.blocks for w in (block.w_MM, block.b_M) if w is not None]
         self.nbytes = sum(w.nbytes for w in weights)
         bias = heads[0].blocks[0].b_M if heads[0].blocks else None
@@ -100,6 +102,7 @@ class MedusaHeadsDrafter(Drafter):
             features_BPM=None if self.dtype == state.dtype else new(B, state.shape.P, M, dtype=self.dtype),
             feature_BM=new(B, M, dtype=self.dtype),
             inner_BM=new(B, M, dtype=self.dtype),
+            x_BKM=new(B, state.shape.K, M, dtype=self.dtype),
             ids_BC=new(B, C, dtype=torch.int32),
             scores_BC=new(B, C, dtype=torch.float32),
             temperature_B1=new(B, 1, dtype=torch.float32),
@@ -115,7 +118,7 @@ class MedusaHeadsDrafter(Drafter):
     def draft(self, state: DecodeState) -> None:
         own: MedusaState = state.drafter
         own.rows.fill(state)
-        C = state.shape.C
+        C, M = state.shape.C, own.x_BM.shape[1]
         features_BPM = cast_features(state, own.features_BPM)
         ops.gather_features(features_BPM.flatten(0, 1), own.rows.take_BK, own.feature_BM[:, None])
         if state.mode != "greedy":
@@ -125,10 +128,15 @@ class MedusaHeadsDrafter(Drafter):
             for block in head.blocks:
                 ops.linear(own.x_BM, block.w_MM, own.inner_BM, bias_O=block.b_M)
                 ops.silu_add(own.inner_BM, own.x_BM)
+            if self.one_output:
+                ops.store_tap(own.x_BM, own.x_BKM.flatten(1), depth * M)
+                continue
             noise = shared_noise(state, own.temperature_B1.view(-1), own.noise_row_KB[depth])
             ops.head_top_k(own.x_BM, self.head_VM[depth], own.ids_BC, own.scores_BC, **noise)
             ops.store_tap(own.ids_BC, state.candidate_ids_BKC.flatten(1), depth * C)
             ops.store_tap(own.scores_BC, state.candidate_scores_BKC.flatten(1), depth * C)
+        if self.one_output:
+            rank_candidates(state, own.x_BKM.flatten(0, 1), self.head_VM[0])
 
 
 def count_heads(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -151,6 +159,18 @@ def empty_heads(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.device
     return [MedusaHead([ResBlock(new(M, M), new(M)) for _ in range(depth)], new(V, M)) for _ in range(count)]
 
 
+def share_outputs(heads: list[MedusaHead]) -> None:
+    """Heads whose output matrices are equal keep one of them: one pass over it ranks every depth.
+
+    Heads that were trained without their output matrix (Medusa-1 may freeze it) all hold the target's rows.
+    """
+    first = heads[0].w_VM
+    assert isinstance(first, Tensor), "shared before they are rounded"
+    if all(isinstance(head.w_VM, Tensor) and torch.equal(first, head.w_VM) for head in heads[1:]):
+        for head in heads:
+            head.w_VM = first
+
+
 def head_pieces(heads: list[MedusaHead]) -> dict[str, Tensor]:
     """{checkpoint tensor name: weight}, of float weights."""
     pieces: dict[str, Weight | None] = {}
@@ -162,11 +182,14 @@ def head_pieces(heads: list[MedusaHead]) -> dict[str, Tensor]:
 
 
 def quantized_heads(heads: list[MedusaHead], a8: bool) -> list[MedusaHead]:
-    """The same heads with int8 matrices."""
+    """The same heads with int8 matrices; what they share stays shared."""
     memory = Arena("cpu")
+    made: dict[int, Int8Weight] = {}
 
     def rounded(weight: Weight) -> Int8Weight:
         assert isinstance(weight, Tensor), "rounded already"
-        return quantize(weight, a8, memory.empty)
+        if id(weight) not in made:
+            made[id(weight)] = quantize(weight, a8, memory.empty)
+        return made[id(weight)]
 
     return [MedusaHead([ResBlock(rounded(b.w_MM), b.b_M) for b in h.blocks], rounded(h.w_VM)) for h in heads]
