@@ -46,6 +46,7 @@ def _add_drafter_options(parser: argparse.ArgumentParser) -> None:
         "--draft-vocab", type=int, default=8192, metavar="N", help="tokens it can draft: the N most frequent; 0: all"
     )
     group.add_argument("--layers", type=int, metavar="N", help="layers (default 1; 6 of the target's for pard and lm)")
+    group.add_argument("--mlp", type=int, metavar="N", help="inner width of the layers' MLP (default: the target's)")
     group.add_argument("--taps", metavar="I,J,..", help="hidden states it reads (default: low, middle, high, last)")
     group.add_argument(
         "--parts",
@@ -139,7 +140,7 @@ def _job(args: argparse.Namespace) -> Job:
     taps = None if args.taps is None else numbers("--taps", args.taps, int)
     first = () if args.init_layers is None else numbers("--init-layers", args.init_layers, int)
     recipe = Recipe(
-        args.family, args.k, args.draft_vocab, taps, args.layers or (1 if feature else 6),
+        args.family, args.k, args.draft_vocab, taps, args.layers or (1 if feature else 6), args.mlp,
         None if args.parts is None else tuple(filter(None, args.parts.split(","))), args.init,
         first, args.adapt, args.seed,
     )  # fmt: skip

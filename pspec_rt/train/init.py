@@ -71,10 +71,13 @@ def take_layers(trainee: FeatureTrainee, target: Target, indices: Sequence[int])
 
 @torch.no_grad()
 def damp(trainee: FeatureTrainee, factor: float = BRANCH) -> None:
-    """Make the layers' outputs small."""
+    """Make what layers and residual blocks add small."""
     for layer in trainee.layers:
         layer.self_attn.o_proj.weight.mul_(factor)
         layer.mlp.down_proj.weight.mul_(factor)
+    for block in trainee.res_blocks:
+        for parameter in block.parameters():
+            parameter.mul_(factor)
 
 
 @torch.no_grad()

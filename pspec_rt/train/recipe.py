@@ -44,6 +44,7 @@ class Recipe:
         draft_vocab: tokens it can draft, 0 for all; of the feature families.
         taps: hidden states of the target it reads; None: `default_taps`.
         layers: transformer layers of a new drafter; of the target's first ones for "pard" and "lm".
+        mlp: inner width of the layers' MLP, of the ParallelSpec families; None: the target's.
         parts: optional tensors (see `init_drafter`); None: DEFAULT_PARTS.
         init: "fit" (closed form, see `init.fit`) or "random".
         init_layers: layers of the target to start from, one for each of the drafter's; (): random ones.
@@ -56,6 +57,7 @@ class Recipe:
     draft_vocab: int = 8192
     taps: tuple[int, ...] | None = None
     layers: int = 1
+    mlp: int | None = None
     parts: tuple[str, ...] | None = None
     init: str = "fit"
     init_layers: tuple[int, ...] = ()
@@ -71,6 +73,8 @@ class Recipe:
             raise ConfigError(
                 f"k={self.k}, draft_vocab={self.draft_vocab}, layers={self.layers}: expected k, layers >= 1"
             )
+        if self.mlp is not None and (self.mlp < 1 or self.family not in DEFAULT_PARTS):
+            raise ConfigError(f"mlp={self.mlp}: expected a number >= 1, with family {' or '.join(DEFAULT_PARTS)}")
 
     def read_taps(self, target: Target) -> tuple[int, ...]:
         """The hidden states this family reads; () for language models."""
@@ -128,8 +132,9 @@ def _feature_trainee(
         return ParallelEagleTrainee(new, target, dtype)
     parts = DEFAULT_PARTS[recipe.family] if recipe.parts is None else recipe.parts
     drafter = init_drafter(
-        recipe.family, target, k, layers=recipe.layers, taps=taps, draft_vocab=draft_ids, parts=parts, seed=recipe.seed
-    )
+        recipe.family, target, k, layers=recipe.layers, intermediate_size=recipe.mlp, taps=taps, draft_vocab=draft_ids,
+        parts=parts, seed=recipe.seed,
+    )  # fmt: skip
     assert isinstance(drafter, FeatureDrafter), "what init_drafter makes of these families"
     return FeatureTrainee(drafter, target, dtype)
 

@@ -13,7 +13,7 @@ from pspec_rt.train.data import Text
 from pspec_rt.train.families import FeatureTrainee
 from pspec_rt.train.features import Reader
 from pspec_rt.train.init import damp, fit, take_layers
-from pspec_rt.train.recipe import default_taps
+from pspec_rt.train.recipe import Recipe, default_taps
 from tests.train.setups import FEATURE, batch_of, drafter, target, texts
 
 
@@ -72,6 +72,18 @@ def test_layers_of_the_target() -> None:
     for bad in ([0], [0, 3]):
         with pytest.raises(ConfigError, match="init layers"):
             take_layers(module, target(), bad)
+
+
+def test_residual_blocks_start_small_and_mlps_as_narrow_as_asked() -> None:
+    module = trainee("parallelspec-medusa", k=3, parts=("bias", "blocks"), mlp=40)
+    before = [parameter.clone() for parameter in module.res_blocks.parameters()]
+    damp(module, 0.1)
+    for parameter, was in zip(module.res_blocks.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, 0.1 * was)
+    assert module.layers[0].mlp.down_proj.weight.shape[1] == module.drafter.config.layers.intermediate_size == 40
+    for family, mlp in (("eagle", 40), ("lm", 40), ("parallelspec-medusa", 0)):
+        with pytest.raises(ConfigError, match=f"mlp={mlp}"):
+            Recipe(family, mlp=mlp)
 
 
 def test_default_taps() -> None:
