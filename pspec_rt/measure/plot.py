@@ -115,7 +115,7 @@ def plot_bars(panels: Sequence[Bars], title: str, path: str | Path) -> bool:
         return False
     from matplotlib.figure import Figure
 
-    names, series = panels[0].names, list(panels[0].series)
+    names, series, handles = panels[0].names, list(panels[0].series), {}
     height = 0.8 / len(series)
     figure = Figure(figsize=(10, 1.4 + 0.3 * len(names) * len(series)), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels, strict=True):
@@ -123,10 +123,13 @@ def plot_bars(panels: Sequence[Bars], title: str, path: str | Path) -> bool:
             places = [place + (i - (len(series) - 1) / 2) * height for place in range(len(names))]
             bars = axes.barh(places, values, height, label=label, color=COLOURS[i])
             axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+            handles[label] = bars
         _set_names(axes, names)
         axes.set_title(panel.title, fontsize=10)
     axes.invert_yaxis()  # the axes share it
-    figure.legend(series, loc="outside lower center", ncols=len(series), fontsize=8, frameon=False)
+    figure.legend(
+        list(handles.values()), series, loc="outside lower center", ncols=len(series), fontsize=8, frameon=False
+    )
     figure.suptitle(title, fontsize=9)
     figure.savefig(path)
     return True
