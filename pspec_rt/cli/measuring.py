@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
@@ -19,16 +19,7 @@ from .terminal import percentages, stderr, stdout
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from ..measure.arms import Asked
-
-
-class ArmReport(Protocol):
-    """What comes of comparing arms."""
-
-    skipped: list[dict[str, Any]]
-
-    @property
-    def different(self) -> list[str]: ...
+    from ..measure.arms import ArmReport, Asked
 
 
 def add_question_options(parser: argparse.ArgumentParser, writes: str) -> None:

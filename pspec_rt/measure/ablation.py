@@ -10,10 +10,9 @@ from typing import Any
 from ..drafters.base import Drafter
 from ..errors import ConfigError
 from ..models.target import Target
-from .arms import SHAPES, Asked, ask_arms, different, lines_of, load_named
+from .arms import SHAPES, ArmReport, Asked, ask_arms, lines_of, load_named
 from .plot import Curve, Panel
 from .run import PLAIN, OnQuestion
-from .summary import Row
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,10 @@ class Cut:
 
 
 @dataclass
-class Ablation:
-    """`meta` (conditions), `lines` (plain first, then a line per arm), `checks` (cut beside retrained), `questions`."""
+class Ablation(ArmReport):
+    """What was measured; `checks`: each retrained drafter beside the cut one."""
 
-    meta: dict[str, Any]
-    lines: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
-    questions: list[Row] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def different(self) -> list[str]:
-        """Arms whose ids were not plain decoding's."""
-        return different(self.lines)
 
 
 def ablate(config: AblationConfig, target: Target, on_question: OnQuestion = lambda done, of: None) -> Ablation:
@@ -71,7 +61,7 @@ def ablate(config: AblationConfig, target: Target, on_question: OnQuestion = lam
     arms = arms_of(config, drafters)
     meta, questions, skipped = ask_arms(config.asked, target, drafters, arms, on_question)
     lines = lines_of(arms, questions)
-    return Ablation(meta, lines, checks_of(lines), questions, skipped)
+    return Ablation(meta, lines, questions, skipped, checks_of(lines))
 
 
 def arms_of(config: AblationConfig, drafters: dict[str, Drafter]) -> list[Cut]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +54,21 @@ class Arm(Protocol):
 
     @property
     def shape(self) -> str: ...  # one of SHAPES
+
+
+@dataclass
+class ArmReport:
+    """`meta` (conditions), `lines` (plain first, then one per arm), `questions` (a row each), what was left out."""
+
+    meta: dict[str, Any]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    questions: list[Row] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def different(self) -> list[str]:
+        """Arms whose ids were not plain decoding's."""
+        return [f"{x['drafter']} k={x['k']} {x['shape']}" for x in self.lines if not x["identical_tokens"]]
 
 
 def name_of(arm: Arm) -> str:
@@ -121,8 +136,3 @@ def lines_of(arms: Sequence[Arm], rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 def _fields(arm: Any) -> dict[str, Any]:
     return asdict(arm)
-
-
-def different(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Arms whose ids were not plain decoding's."""
-    return [f"{x['drafter']} k={x['k']} {x['shape']}" for x in lines if not x["identical_tokens"]]

@@ -14,10 +14,9 @@ from ..drafters.lookup import LOOKUP
 from ..drafters.registry import checkpoint_of
 from ..errors import ConfigError
 from ..models.target import Target
-from .arms import SHAPES, Asked, ask_arms, different, lines_of, load_named
+from .arms import SHAPES, ArmReport, Asked, ask_arms, lines_of, load_named
 from .plot import Bars
 from .run import PLAIN, OnQuestion
-from .summary import Row
 
 # A parallel family and the one it descends from, which drafts token by token, or each depth on its own.
 PAIRS = ((EAGLE, EAGLE1), (MEDUSA, MEDUSA_HEADS), (PARD, LM))
@@ -52,19 +51,10 @@ class Entry:
 
 
 @dataclass
-class Families:
-    """`meta` (conditions), `lines` (plain first, then one per arm), `pairs` (a family over its elder), `questions`."""
+class Families(ArmReport):
+    """What was measured; `pairs`: every parallel drafter over those of the family it descends from."""
 
-    meta: dict[str, Any]
-    lines: list[dict[str, Any]] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
-    questions: list[Row] = field(default_factory=list)
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def different(self) -> list[str]:
-        """Arms whose ids were not plain decoding's."""
-        return different(self.lines)
 
 
 def compare_families(
@@ -78,7 +68,7 @@ def compare_families(
     arms = entries_of(config, target, drafters)
     meta, questions, skipped = ask_arms(config.asked, target, drafters, arms, on_question)
     lines = lines_of(arms, questions)
-    return Families(meta, lines, pairs_of(lines), questions, skipped)
+    return Families(meta, lines, questions, skipped, pairs_of(lines))
 
 
 def entries_of(config: FamiliesConfig, target: Target, drafters: dict[str, Drafter]) -> list[Entry]:
