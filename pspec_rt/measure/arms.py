@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -130,9 +130,5 @@ def lines_of(arms: Sequence[Arm], rows: Sequence[Row]) -> list[dict[str, Any]]:
         "mean_acceptance_length": 1.0, "acceptance_per_position": [],
         "speedup_over_plain": 1.0, "speedup_over_plain_median": 1.0,
     }  # fmt: skip
-    lines = [_fields(arm) | speeds(name_of(arm)) | drafting(rows, figures, name_of(arm)) for arm in arms]
+    lines = [vars(arm) | speeds(name_of(arm)) | drafting(rows, figures, name_of(arm)) for arm in arms]
     return [plain, *lines]
-
-
-def _fields(arm: Any) -> dict[str, Any]:
-    return asdict(arm)
